@@ -1,0 +1,102 @@
+"""The few types that flow through Refinery: `Example` in, `Outcome` per step, `Score` and `Sample` per checkpoint."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Message = dict[str, str]
+"""One chat turn: {"role": "system" | "user" | "assistant", "content": text}."""
+
+Action = Literal["kept", "changed", "fell_back", "dropped", "created"]
+
+
+def digest(value: Any, length: int = 32) -> str:
+    """Hex SHA-256 prefix of the canonical JSON of `value` (sorted keys, no spaces), so that equal means equal."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training item. Its id survives every row step, so any two steps can be joined row by row."""
+
+    id: str
+    prompt: list[Message]
+    """Chat messages without the final answer."""
+    answer: str
+    """The reference answer, never changed by a step."""
+    response: str
+    """The supervision as it stands: what a method trained on this step would learn to say."""
+    candidates: tuple[str, ...] = ()
+    """Several samples for `response`: a filter drops those that fail, and the best of the rest becomes `response`."""
+    fell_back: bool = False
+    """True once a step has given up and put `answer` (back) into `response`: later row steps pass the row through."""
+    parents: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+    """The source row's columns, for templates, grouping and checks."""
+
+    def with_response(self, response: str, candidates: tuple[str, ...] = ()) -> "Example":
+        return replace(self, response=response, candidates=candidates)
+
+    def fall_back(self) -> "Example":
+        return replace(self, response=self.answer, candidates=(), fell_back=True)
+
+    @property
+    def question(self) -> str:
+        """The last user turn, as text."""
+        return next((m["content"] for m in reversed(self.prompt) if m["role"] == "user"), "")
+
+    def fields(self) -> dict[str, Any]:
+        """What a prompt template may name: the source columns, then question, answer, response and id over them."""
+        own = {"question": self.question, "answer": self.answer, "response": self.response, "id": self.id}
+        return {**self.meta, **own}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one step did to one example. `example` is the example after the step, None when it was dropped."""
+
+    example_id: str
+    action: Action
+    reason: str
+    """A fixed snake_case word, counted in the funnel: "ok", "below_threshold", "server_error"."""
+    example: Example | None
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Every number that decided the outcome: {"cosine": 0.83, "cosines": [0.83, 0.79]}."""
+    detail: str = ""
+    transient: bool = False
+    """True where running the same step again may succeed; such rows are asked again by the next run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric of one checkpoint on one benchmark: a mean over `n` items with its 95% interval."""
+
+    checkpoint: str
+    benchmark: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    fingerprint: str
+    """Digest of everything that must be equal for two scores to be comparable (see evals/harness.py)."""
+    higher_is_better: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the fingerprint digests, readable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One benchmark item as one checkpoint answered it; `item` joins the same item across checkpoints."""
+
+    checkpoint: str
+    benchmark: str
+    metric: str
+    item: str
+    value: float
+    prompt: str
+    target: str
+    response: str
+    fingerprint: str
