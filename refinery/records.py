@@ -32,6 +32,8 @@ class Example:
     """Several samples for `response`: a filter drops those that fail, and the best of the rest becomes `response`."""
     fell_back: bool = False
     """True once a step has given up and put `answer` (back) into `response`: later row steps pass the row through."""
+    split: str = "train"
+    """"train", "validation" or "test": the graph refines the train split, the others are for choosing and testing."""
     parents: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
     """The source row's columns, for templates, grouping and checks."""
