@@ -1,0 +1,75 @@
+"""Prompt templates: sandboxed Jinja over the fields of one example.
+
+A template cannot reach Python objects, files or the network, and renders the same text every time (no random
+filter). An unknown variable is an error, never an empty string; a column whose value is null renders as nothing.
+As in chat templates, a block tag on its own line leaves no blank line, and one newline at the very end is dropped.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from refinery.errors import RowError, UserError
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    env = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        finalize=lambda value: "" if value is None else value,
+    )
+    del env.globals["lipsum"], env.filters["random"]  # neither gives the same text twice
+    return env
+
+
+_ENV = _environment()
+
+
+@lru_cache(maxsize=512)
+def _compile(template: str) -> Template:
+    try:
+        return _ENV.from_string(template)
+    except TemplateSyntaxError as error:
+        raise UserError(f"template, line {error.lineno}: {error.message}") from None
+
+
+def render(template: str, fields: Mapping[str, Any]) -> str:
+    """`template` filled from `fields`. RowError("template_error") where it fails on these fields (a variable that
+    is missing, a wrong type); UserError where the template itself is malformed, which `check` finds beforehand."""
+    compiled = _compile(template)
+    try:
+        return compiled.render(fields)
+    except Exception as error:  # whatever the template's expressions raise is this row's failure
+        raise RowError("template_error", f"{type(error).__name__}: {error}") from None
+
+
+def check(template: str) -> str | None:
+    """What is wrong with the template's syntax, or None."""
+    try:
+        _compile(template)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def variables(template: str) -> set[str]:
+    """Every name the template looks up. UserError where it is malformed."""
+    _compile(template)
+    return set(meta.find_undeclared_variables(_ENV.parse(template)))
+
+
+def required(template: str) -> set[str]:
+    """The names without which rendering fails: `variables` less those that the template itself guards
+    with `is defined` or `default(...)`."""
+    tree = _ENV.parse(template) if check(template) is None else nodes.Template([])
+    guarded = {
+        node.node.name
+        for node in tree.find_all((nodes.Filter, nodes.Test))
+        if node.name in ("default", "d", "defined", "undefined") and isinstance(node.node, nodes.Name)
+    }
+    return set(meta.find_undeclared_variables(tree)) - guarded
