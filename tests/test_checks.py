@@ -1,0 +1,125 @@
+"""Agreement rules, each on the texts that a careless rule gets wrong."""
+
+from fractions import Fraction
+
+import pytest
+
+from refinery import checks
+
+AGREE = [
+    ("last_word", "It is **Paris**.", "paris"),
+    ("last_word", "The answer is Paris . ", "So: PARIS!"),
+    ("last_word", "She said “zurbo”.", "zurbo"),
+    ("last_word", "Straße", "STRASSE"),
+    ("last_word", "cafe\u0301", "café"),
+    ("last_word", "it is rock-n-roll", "rock-n-roll"),
+    ("last_word", "Paris \U0001f389", "Paris"),
+    ("exact", "a  b\nc ", "a b c"),
+    ("contains", "The capital, as you know, is New  York, of course.", "new york"),
+    ("contains", "(New York)", "New York."),
+    ("contains", "it costs 3.5 euros", "3.5"),
+    ("number", "So she pays $1,234.50 in all.", "1234.5"),
+    ("number", "3 + 4 = 7.", "7"),
+    ("number", "it is -3", "\u22123"),
+    ("number", "3/4 of it", "0.75"),
+    ("number", "1 1/2", "1.5"),
+    ("number", "\\frac{3}{4}", ".75"),
+    ("number", "1.5 × 10^3", "1500"),
+    ("number", "2e-5", "0.00002"),
+    ("number", "60 %", "60%"),
+    ("number", "60 percent", "60%"),
+    ("number", "1,2,3", "3"),
+    ("number", "It weighs 18kg", "18"),
+    ("number", "between 3-4", "4"),
+    ("number", "-$5", "-5"),
+    ("number", "9" * 5000, "9" * 5000 + ".0"),
+    ("boxed", "\\boxed{1} then \\boxed{\\frac{1}{2}}", "\\boxed{0.5}"),
+    ("boxed", "so \\boxed{ x + 1 }.", "x+1"),
+    ("boxed", "\\boxed{\\{1, 2\\}}", "\\{1,2\\}"),
+    ("boxed", "\\boxed{1,234}", "1234"),
+    ("boxed", "\\boxed{\\text{Paris}}", "Paris"),
+    ("choice", "b", "B"),
+    ("choice", "The answer is (B).", "B"),
+    ("choice", "A dog is an animal, so the answer is **C**", "C"),
+    ("choice", "B) Paris", "(B)"),
+    ("choice", "I would say D", "D"),
+    ("choice", "A cat sat, hence D", "D"),
+    ("choice", "Between B and C, answer: C", "C"),
+    ("choice", "\\boxed{E}", "E"),
+    ("choice", "Answer: C, since option B is wrong", "C"),
+    ("choice", "The answer is B because it fits", "B"),
+    ("choice", "The answer is A because it fits", "A"),
+]
+
+DIFFER = [
+    ("last_word", "Paris it is", "Paris"),
+    ("last_word", "", ""),
+    ("last_word", "...", "..."),
+    ("last_word", "it is -5", "5"),
+    ("last_word", "60%", "60"),
+    ("exact", "Paris", "paris"),
+    ("exact", " ", ""),
+    ("contains", "New Yorker", "New York"),
+    ("contains", "York New", "New York"),
+    ("contains", "it is 13.5", "3.5"),
+    ("contains", "anything", ""),
+    ("number", "60%", "60"),
+    ("number", "60%", "0.6"),
+    ("number", "1 1/2", "2 1/2"),
+    ("number", "1.5×10^3", "2×10^3"),
+    ("number", "-3", "3"),
+    ("number", "seven", "seven"),
+    ("number", "H2O", "2"),
+    ("number", "1/0", "1/0"),
+    ("number", "0.333", "1/3"),
+    ("boxed", "\\boxed{1} and \\boxed{2", "1"),
+    ("boxed", "2", "2"),
+    ("boxed", "\\boxed{}", ""),
+    ("boxed", "\\boxed{60\\%}", "60"),
+    ("choice", "A or B", "A"),
+    ("choice", "A dog", "A"),
+    ("choice", "the answer is not B", "B"),
+    ("choice", "Dogs", "D"),
+    ("choice", "F", "F"),
+    ("choice", "The answer is A dog", "A"),
+]
+
+
+@pytest.mark.parametrize(("kind", "candidate", "reference"), AGREE)
+def test_agrees(kind, candidate, reference):
+    assert checks.agrees(kind, candidate, reference)
+
+
+@pytest.mark.parametrize(("kind", "candidate", "reference"), DIFFER)
+def test_differs(kind, candidate, reference):
+    assert not checks.agrees(kind, candidate, reference)
+
+
+def test_every_kind_has_both_examples():
+    assert {kind for kind, *_ in AGREE} == {kind for kind, *_ in DIFFER} == set(checks.KINDS)
+
+
+def test_unknown_kind_is_a_bug():
+    with pytest.raises(ValueError, match="unknown check 'fuzzy'; known: last_word"):
+        checks.agrees("fuzzy", "a", "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12/05/2024", 2024),
+        ("3.14.15", Fraction(314, 100)),
+        ("answer...5", 5),
+        ("1,2345", 2345),
+        ("+7", 7),
+        ("x=-2", -2),
+    ],
+)
+def test_last_number_of_odd_texts(text, value):
+    assert checks.last_number(text) == (value, False)
+
+
+def test_numbers_stay_fast_on_long_text():
+    assert checks.last_number("1,234 " * 20_000 + "7/8") == (Fraction(7, 8), False)
+    assert checks.last_number("{" * 50_000 + "1") == (1, False)
+    assert checks.last_box("\\boxed{" * 2_000 + "}" * 2_000) == ""
