@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 class Marker:
     """What a string parameter names."""
 
-    kind: Literal["model", "template", "encoder", "step"]
+    kind: Literal["model", "template", "encoder"]
 
 
 ModelName = Annotated[str, Marker("model")]
@@ -27,11 +27,9 @@ Template = Annotated[str, Marker("template")]
 EncoderName = Annotated[str, Marker("encoder")]
 """A sentence encoder: the packaged name all-MiniLM-L6-v2, a local folder, or a hub id such as org/name."""
 
-StepName = Annotated[str, Marker("step")]
-"""Another step of the graph, or "source": it counts as an upstream of the step that names it."""
 
 
 class OpParams(BaseModel):
     """Base of every op's and method's `Params`: unknown keys are refused, defaults are checked like given values."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())

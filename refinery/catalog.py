@@ -1,0 +1,33 @@
+"""What there is to choose from: an op, a method, a benchmark and a report section is a file, found by its name."""
+
+import importlib
+import importlib.util
+import pkgutil
+from functools import lru_cache
+from types import ModuleType
+
+OPS, METHODS, BENCHMARKS, SECTIONS = "refinery.ops", "trainers.methods", "evals.benchmarks", "reports.sections"
+
+
+def names(package: str) -> list[str]:
+    """The public modules of a package, sorted, without importing them."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_"))
+
+
+def module(package: str, name: str) -> ModuleType:
+    """The module; an error inside it is a bug and keeps its traceback."""
+    return importlib.import_module(f"{package}.{name}")
+
+
+@lru_cache(maxsize=1)
+def benchmarks() -> dict[str, str]:
+    """Every benchmark's name and the module of evals/benchmarks that provides it (a module's `names()` lists its)."""
+    found: dict[str, str] = {}
+    for file in names(BENCHMARKS):
+        for name in module(BENCHMARKS, file).names():
+            if name in found:
+                raise RuntimeError(f"benchmark {name} is in both {found[name]} and {file}")
+            found[name] = file
+    return dict(sorted(found.items()))

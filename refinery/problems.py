@@ -1,0 +1,55 @@
+"""A mistake in a spec and the place where it stands: `file:line:column: message`, the line, a caret."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refinery.errors import UserError
+
+SNIPPET = 110  # characters of the line shown under a message
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    file: str
+    line: int
+    column: int
+    text: str
+    """The whole source line."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def snippet(self) -> str:
+        """The line with a caret under the column; a key or token written out in it is masked."""
+        text = re.sub(r"(api_key[\"']?\s*:\s*)(?!\s*[\"']?\$\{)([^\s,}]+)", r"\1********", self.text.rstrip("\n"))
+        start = max(0, self.column - 1 - SNIPPET // 2) if len(text) > SNIPPET else 0
+        before = text[start : self.column - 1]
+        pad = "".join("\t" if c == "\t" else " " * _width(c) for c in before)
+        number = str(self.line)
+        return f"  {number} | {text[start : start + SNIPPET]}\n  {' ' * len(number)} | {pad}^"
+
+
+def _width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    place: Place
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}\n{self.place.snippet()}"
+
+
+class SpecErrors(UserError):
+    """Every mistake of a spec at once, in the order of the file: `file:line:column: message`, the line, a caret."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        unique = dict.fromkeys(problems)
+        self.problems = sorted(unique, key=lambda p: (p.place.file, p.place.line, p.place.column))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
