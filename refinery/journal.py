@@ -1,0 +1,181 @@
+"""The journal: what was answered since the store was last written, so that a killed run loses nothing answered.
+
+Each row is appended to a JSONL file beside the store and reaches the kernel before `append` returns; about once a
+second one thread writes what has gathered to the store in one transaction and deletes the file it stood in. A run
+first replays whatever files a killed one left. A row that stands in both is written over itself, so replaying twice
+changes nothing. (A power cut may lose the last rows: they are not forced to disk one by one. They are asked again.)
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from refinery.errors import RowError, UserError
+from refinery.records import Example, Outcome
+from refinery.rows import GENERATION_KEYS, LIKELIHOOD_KEYS, Part, Row, outcome_parts
+from refinery.store import Store
+
+KEYS = {"generations": GENERATION_KEYS, "likelihoods": LIKELIHOOD_KEYS, "outcomes": ("step", "example_id")}
+"""The tables that are journaled, and what makes a row of each the same row."""
+
+REPLAY_BATCH = 5000
+
+
+class Journal:
+    """`with Journal(store) as journal:` replays, then writes every `every` seconds until the block ends, however.
+
+    Use it under `store.run_lock()`: there is one journal a store. Any thread may append. Where the store cannot be
+    written (disk full, held by another program), the next `append` raises that UserError; the rows stay in the
+    journal for the next run.
+    """
+
+    def __init__(self, store: Store, *, every: float = 1.0):
+        self.store, self.every = store, every
+        self._rows: dict[str, dict[Any, Row]] = {table: {} for table in KEYS}
+        self._writing: dict[str, dict[Any, Row]] = {table: {} for table in KEYS}
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._file: BinaryIO | None = None
+        self._number = 0
+        self._failure: UserError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+    def __enter__(self) -> "Journal":
+        self.replay()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+        try:
+            if self._failure:
+                raise self._failure
+            self.flush()
+        except UserError:
+            if error is None:
+                raise  # else the block's own error says more, and the rows wait in the journal
+        finally:
+            if self._file:
+                self._file.close()
+
+    def append(self, table: str, row: Mapping[str, Any]) -> None:
+        """Note a row of `generations` or `likelihoods`, every column present and JSON-able.
+
+        RowError invalid_text where it holds text that is not valid Unicode.
+        """
+        self._append(table, tuple(row[key] for key in KEYS[table]), dict(row), dict(row))
+
+    def outcome(self, step: str, position: int, outcome: Outcome) -> None:
+        """Note what the step of that fingerprint did to its example at `position`. RowError as for `append`."""
+        line = {"step": step, "position": position, "outcome": asdict(outcome)}
+        self._append("outcomes", (step, outcome.example_id), line, {"triple": (step, position, outcome)})
+
+    def find(self, table: str, key: tuple[Any, ...]) -> Row | None:
+        """A row that is noted but may not be in the store yet. Ask here before asking the store."""
+        with self._lock:
+            return self._rows[table].get(key) or self._writing[table].get(key)
+
+    def flush(self) -> None:
+        """Write what has gathered to the store. On UserError nothing is lost: it is written by the next flush."""
+        with self._flushing:
+            with self._lock:
+                if not any(self._rows.values()) and not any(self._writing.values()):
+                    return
+                for table, rows in self._rows.items():
+                    self._writing[table].update(rows)
+                self._rows = {table: {} for table in KEYS}
+                written = self._number
+                if self._file:
+                    self._file.close()
+                    self._file = None
+            self.store.replace_all(_parts(self._writing))
+            with self._lock:
+                self._writing = {table: {} for table in KEYS}
+            for path in self._files():
+                if int(path.suffix[1:]) <= written:
+                    path.unlink(missing_ok=True)
+
+    def replay(self) -> int:
+        """Write what a killed run left to the store; the number of rows. A torn line (its last) is passed over."""
+        count = 0
+        rows: dict[str, dict[Any, Row]] = {table: {} for table in KEYS}
+        paths = self._files()
+        for path in paths:
+            for line in path.read_bytes().splitlines():
+                if (parsed := _parsed(line)) is None:
+                    continue
+                table, key, row = parsed
+                rows[table][key] = row
+                count += 1
+                if count % REPLAY_BATCH == 0:
+                    self.store.replace_all(_parts(rows))
+                    rows = {table: {} for table in KEYS}
+        self.store.replace_all(_parts(rows))
+        for path in paths:
+            path.unlink()
+        return count
+
+    def _append(self, table: str, key: tuple[Any, ...], line: Row, row: Row) -> None:
+        if self._failure:
+            raise self._failure
+        try:
+            text = json.dumps([table, line], ensure_ascii=False, default=str, separators=(",", ":")).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RowError("invalid_text", str(error)) from None
+        with self._lock:
+            try:
+                if self._file is None:
+                    self._number += 1
+                    self._file = self._path(self._number).open("ab")
+                self._file.write(text + b"\n")
+                self._file.flush()
+            except OSError as error:
+                raise UserError(f"{self.store.path}: cannot write its journal ({error.strerror})") from error
+            self._rows[table][key] = row
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.every):
+            try:
+                self.flush()
+            except UserError as error:
+                self._failure = error
+                return
+
+    def _path(self, number: int) -> Path:
+        return self.store.path.with_name(f"{self.store.path.name}.journal.{number}")
+
+    def _files(self) -> list[Path]:
+        found = self.store.path.parent.glob(f"{self.store.path.name}.journal.*")
+        return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
+
+
+def _parts(rows: dict[str, dict[Any, Row]]) -> list[Part]:
+    parts: list[Part] = [
+        (table, list(rows[table].values()), KEYS[table]) for table in ("generations", "likelihoods") if rows[table]
+    ]
+    return parts + (outcome_parts([row["triple"] for row in rows["outcomes"].values()]) if rows["outcomes"] else [])
+
+
+def _parsed(line: bytes) -> tuple[str, tuple[Any, ...], Row] | None:
+    """(table, key, row) of a journal line; None for one that was torn off."""
+    try:
+        table, row = json.loads(line)
+        if table != "outcomes":
+            return table, tuple(row[key] for key in KEYS[table]), row
+        outcome = _outcome(row["outcome"])
+        return table, (row["step"], outcome.example_id), {"triple": (row["step"], row["position"], outcome)}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _outcome(row: Row) -> Outcome:
+    example = row["example"]
+    if example is not None:
+        tuples = {name: tuple(example[name]) for name in ("candidates", "parents")}
+        example = Example(**{**example, **tuples})
+    return Outcome(**{**row, "example": example})

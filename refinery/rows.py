@@ -1,0 +1,80 @@
+"""Between records and rows: what the store's tables hold of an Outcome, and JSON as DuckDB accepts it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from refinery.records import Example, Outcome, digest
+
+Row = dict[str, Any]
+Part = tuple[str, Sequence[Mapping[str, Any]], Sequence[str]]
+"""(table, rows, keys): rows to write, each over any that has the same keys."""
+
+GENERATION_KEYS = ("digest", "max_tokens")
+LIKELIHOOD_KEYS = ("digest",)
+
+
+def outcome_parts(rows: Sequence[tuple[str, int, Outcome]]) -> list[Part]:
+    """(step, position, outcome) triples as `Store.replace_all` takes them; of equal (step, example) the last counts."""
+    bodies: dict[str, Row] = {}
+    found: dict[tuple[str, str], Row] = {}
+    for step, position, outcome in rows:
+        example = outcome.example
+        row: Row = {"step": step, "position": position, "example_id": outcome.example_id, "action": outcome.action}
+        row |= {"reason": outcome.reason, "detail": outcome.detail, "transient": outcome.transient}
+        row |= {"scores": outcome.scores, "body": None, "response": None, "candidates": None, "fell_back": None}
+        if example is not None:
+            body = {"prompt": example.prompt, "answer": example.answer, "split": example.split}
+            body |= {"parents": list(example.parents), "meta": example.meta}
+            row["body"] = digest(body)
+            bodies[row["body"]] = {"body": row["body"], **body}
+            row |= {"response": example.response, "candidates": list(example.candidates)}
+            row["fell_back"] = example.fell_back
+        found[step, outcome.example_id] = row
+    return [("examples", list(bodies.values()), ("body",)), ("outcomes", list(found.values()), ("step", "example_id"))]
+
+
+def outcome(row: Row) -> Outcome:
+    example = None
+    if row["body"] is not None:
+        example = Example(
+            id=row["example_id"],
+            prompt=row["prompt"],
+            answer=row["answer"],
+            response=row["response"],
+            candidates=tuple(row["candidates"]),
+            fell_back=row["fell_back"],
+            split=row["split"],
+            parents=tuple(row["parents"]),
+            meta=row["meta"],
+        )
+    return Outcome(
+        example_id=row["example_id"],
+        action=row["action"],
+        reason=row["reason"],
+        example=example,
+        scores=row["scores"],
+        detail=row["detail"],
+        transient=row["transient"],
+    )
+
+
+def encoded(value: Any, kind: str) -> Any:
+    return as_json(value) if kind == "JSON" and value is not None else value
+
+
+def as_json(value: Any) -> str:
+    """JSON text; NaN and infinities, which JSON lacks, become null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
