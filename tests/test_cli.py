@@ -1,0 +1,51 @@
+"""The command line as a person meets it: a process, its output and its exit code."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def refinery(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from refinery.cli import main; main()", *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_help_answers_at_once(tmp_path: Path) -> None:
+    refinery("--help", cwd=tmp_path)
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = refinery("--help", cwd=tmp_path)
+        times.append(time.monotonic() - started)
+        assert done.returncode == 0
+    assert all(verb in done.stdout for verb in ("init", "validate", "plan", "run", "show", "schema"))
+    assert min(times) < 0.3
+
+
+def test_init_writes_a_spec_that_validates_and_refuses_to_overwrite(tmp_path: Path) -> None:
+    assert refinery("init", "lab", cwd=tmp_path).returncode == 0
+    done = refinery("validate", "lab.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "lab.yaml").write_text("name: mine\n")
+    again = refinery("init", "lab", cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.strip() == "error: lab.yaml exists and differs (use --force to overwrite it)"
+    assert (tmp_path / "lab.yaml").read_text() == "name: mine\n"
+
+
+def test_unknown_starter_and_stage_are_one_line(tmp_path: Path) -> None:
+    done = refinery("init", "labb", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert 'did you mean "lab"?' in done.stderr
+    refinery("init", "lab", cwd=tmp_path)
+    done = refinery("run", "lab.yaml", "--stage", "trian", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert 'did you mean "train"?' in done.stderr
+
+
+def test_starters_are_the_ready_specs() -> None:
+    for starter in (ROOT / "refinery" / "starters").glob("*"):
+        assert starter.read_bytes() == (ROOT / "specs" / starter.name).read_bytes(), starter.name
