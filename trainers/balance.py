@@ -1,0 +1,67 @@
+"""How much the distillation term weighs against cross-entropy (RAFT, Eqs 11 and 12), in plain numbers."""
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LARGE = 100.0
+"""A weight above this is warned of: as the divergence goes to zero, their ratio goes to infinity."""
+
+
+@dataclass
+class Balancer:
+    """λ, from moving averages of the two losses:
+
+        m_k(s) = β·m_k(s-1) + (1-β)·L_k(s)        m̂_k = m_k / (1-β^s)        λ = m̂_SFT / (m̂_KL + ε)
+
+    so that λ·L_KL is about as large as L_SFT whatever the two losses' scales; λ of the first step is L_SFT / L_KL.
+    `update` belongs once to each optimiser step, with losses averaged over everything that the step sees: per
+    micro-batch, β would mean something else. No gradient flows through λ. With `fixed` set, λ is that number.
+    """
+
+    decay: float = 0.9
+    fixed: float | None = None
+    minimum: float = 0.0
+    maximum: float | None = None
+    eps: float = 1e-8
+    steps: int = 0
+    sft: float = 0.0
+    kl: float = 0.0
+    skipped: int = 0
+    """Steps with a loss that was not finite: they leave the averages as they are."""
+    large: int = 0
+    """Steps whose λ was above LARGE."""
+
+    def update(self, sft: float, kl: float) -> float:
+        """λ for the step whose mean losses are `sft` and `kl`."""
+        if self.fixed is not None:
+            return self.fixed
+        if math.isfinite(sft) and math.isfinite(kl):
+            self.sft = self.decay * self.sft + (1 - self.decay) * sft
+            self.kl = self.decay * self.kl + (1 - self.decay) * kl
+            self.steps += 1
+        else:
+            self.skipped += 1
+        weight = self.weight()
+        if weight > LARGE:
+            self.large += 1
+            if self.large == 1:
+                logging.getLogger("refinery").warning(
+                    "balance: λ is %.3g: the divergence has all but vanished; lambda_max bounds it", weight
+                )
+        return weight
+
+    def weight(self) -> float:
+        """λ as the averages stand; 0 before the first finite step."""
+        if self.fixed is not None:
+            return self.fixed
+        if not self.steps:
+            return 0.0
+        correction = 1 - self.decay**self.steps
+        ratio = (self.sft / correction) / (self.kl / correction + self.eps)
+        return max(self.minimum, ratio if self.maximum is None else min(ratio, self.maximum))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; `Balancer(**state)` goes on from it."""
+        return asdict(self)
