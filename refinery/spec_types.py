@@ -5,17 +5,18 @@ the columns that exist, both before anything runs. They work inside lists and op
 `Template | None`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What a string parameter names."""
+    """What a string parameter names, or what the fingerprint should know of it."""
 
-    kind: Literal["model", "template", "encoder"]
+    kind: Literal["model", "template", "encoder", "later"]
 
 
 ModelName = Annotated[str, Marker("model")]
@@ -26,10 +27,38 @@ Template = Annotated[str, Marker("template")]
 
 EncoderName = Annotated[str, Marker("encoder")]
 """A sentence encoder: the packaged name all-MiniLM-L6-v2, a local folder, or a hub id such as org/name."""
-
+Later = Marker("later")
+"""For a parameter added to an op that people have run: `Annotated[int, Later] = 0` stays out of the fingerprint while
+it has its default, so that steps that stand keep standing. Only a changed VERSION says that they do not."""
 
 
 class OpParams(BaseModel):
     """Base of every op's and method's `Params`: unknown keys are refused, defaults are checked like given values."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def marked(params: BaseModel, kind: str) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every string in `params` that is marked as `kind`, with its path: (("judges", 0), "judge"). Nested models too."""
+    for name, info in type(params).model_fields.items():
+        value = getattr(params, name)
+        if any(m == Marker(kind) for m in info.metadata) or _mentions(info.annotation, kind):  # type: ignore[arg-type]
+            yield from _strings(value, (name,))
+        elif isinstance(value, BaseModel):
+            yield from (((name, *path), text) for path, text in marked(value, kind))
+
+
+def _mentions(annotation: Any, kind: str) -> bool:
+    found = getattr(annotation, "__metadata__", ())
+    return Marker(kind) in found or any(_mentions(part, kind) for part in get_args(annotation))  # type: ignore[arg-type]
+
+
+def _strings(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(item, (*path, key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _strings(item, (*path, number))

@@ -1,0 +1,184 @@
+"""The spec: one YAML file, checked as a whole, ordered and fingerprinted. Needs no model, no store and no data read.
+
+`load_spec` reports every mistake at once, each with its place in the file (`SpecErrors`). A spec that names neither
+graph, train nor evaluate gets all three as the paper has them; one that names any of them gets only what it names.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from refinery import catalog, yamlpos
+from refinery.problems import Place, Problem, SpecErrors
+from refinery.records import digest
+from refinery.spec_models import (
+    EvaluateSpec,
+    HubSource,
+    MethodSpec,
+    ModelSpec,
+    Name,
+    ReportSpec,
+    Section,
+    SelectSpec,
+    SourceSpec,
+    SplitSpec,
+    SqlSource,
+    StepSpec,
+    TrainSpec,
+)
+from refinery.spec_types import Later, marked
+
+SOURCE = "source"
+"""What `from:` and `data:` call the rows as they were read."""
+
+
+class Spec(Section):
+    """A checked spec: every default is filled in, and what it names exists."""
+
+    name: Name = ""
+    """The YAML file's name where it is left out; runs are kept under it."""
+    seed: int = 0
+    model: str = "lab"
+    """The base model that is trained and judged: "lab" (shipped), a hub id or a folder."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    models: dict[Name, ModelSpec] = {}
+    """Who writes text. "self", the base model in this process, is there unless it is given."""
+    source: SourceSpec
+    graph: dict[Name, StepSpec] = {}
+    train: TrainSpec | None = None
+    evaluate: EvaluateSpec | None = None
+    report: ReportSpec = Field(default_factory=ReportSpec)
+    store: str = "runs/{name}/refinery.duckdb"
+    """The database, relative to the current folder; checkpoints stand beside it."""
+
+    @model_validator(mode="after")
+    def _fill(self) -> "Spec":
+        """Defaults that depend on another part."""
+        self.models = {"self": self.models.get("self", ModelSpec()), **self.models}
+        for model in self.models.values():
+            if not model.model:
+                model.model = self.model
+                model.revision = model.revision or self.revision
+                model.trust_remote_code = model.trust_remote_code or self.trust_remote_code
+        if self.source.split.seed is None:
+            self.source.split.seed = self.seed
+        if self.train:
+            self.train.data = self.train.data or (list(self.graph)[-1] if self.graph else SOURCE)
+            for method in self.train.methods.values():
+                method.data = method.data or self.train.data
+            self.report.baseline = self.report.baseline or next(iter(self.train.methods), None)
+        self.report.sections = self.report.sections or catalog.names(catalog.SECTIONS)
+        self.store = self.store.replace("{name}", self.name)
+        return self
+
+    @property
+    def store_path(self) -> Path:
+        return Path(self.store)
+
+    def public(self) -> dict[str, Any]:
+        """The whole spec as plain data in the shape of its YAML, defaults filled in, without secrets."""
+        data = self.model_dump(mode="json", by_alias=True)
+        for part in (data["graph"], (data["train"] or {}).get("methods", {})):
+            for entry in part.values():
+                entry.update(entry.pop("params"))
+        return data
+
+
+def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
+    """The spec of a YAML file, with `key.path=value` overrides put over it.
+
+    Raises SpecErrors with every mistake, and UserError where the file cannot be read.
+    """
+    from refinery.spec_checks import check
+    from refinery.spec_load import build
+
+    path = Path(path)
+    document = yamlpos.read(path)
+    if document.data is None and not document.problems:
+        document.problems.append(Problem(Place(str(path), 1, 1, ""), "the file is empty; a spec needs a source"))
+    elif document.data is not None and not isinstance(document.data, dict):
+        kind = "a list" if isinstance(document.data, list) else "a single value"
+        document.add((), f"a spec is a mapping (key: value), this is {kind}")
+    if not isinstance(document.data, dict):
+        raise SpecErrors(document.problems)
+    yamlpos.override(document, overrides)
+    draft = build(document, path.stem)
+    check(draft)
+    if document.problems:
+        raise SpecErrors(document.problems)
+    return draft.spec
+
+
+def order(spec: Spec) -> list[str]:
+    """The steps, each after everything it reads from; otherwise as written. ValueError for a cycle."""
+    done: list[str] = []
+    waiting = dict(spec.graph)
+    while waiting:
+        ready = next((n for n, s in waiting.items() if all(u == SOURCE or u in done for u in s.upstream)), None)
+        if ready is None:
+            raise ValueError(f"a cycle, or an unknown step, among {', '.join(waiting)}")
+        done.append(ready)
+        del waiting[ready]
+    return done
+
+
+def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], source_digest: str) -> dict[str, str]:
+    """Step name to the digest of everything that shapes its rows; "source" maps to `source_digest`.
+
+    That is the op and its VERSION, its parameters with every default, the identity of each model it names (not the
+    name, nor an address), the seed, and the fingerprints it reads from. A step's own name is not part of it.
+    """
+    known: dict[str, str] = {}
+    found = {SOURCE: source_digest}
+    for name in order(spec):
+        step = spec.graph[name]
+        params = step.params.model_dump(mode="json", exclude=_added_later(step))
+        for path, model in marked(step.params, "model"):
+            if model not in known:
+                known[model] = identity(spec.models[model])
+            _put(params, path, known[model])
+        found[name] = digest(
+            {
+                "op": step.op,
+                "version": catalog.module(catalog.OPS, step.op).VERSION,
+                "params": params,
+                "seed": spec.seed,
+                "upstream": [found[upstream] for upstream in step.upstream],
+            }
+        )
+    return found
+
+
+def _added_later(step: StepSpec) -> set[str]:
+    fields = type(step.params).model_fields
+    return {n for n, f in fields.items() if Later in f.metadata and getattr(step.params, n) == f.get_default()}
+
+
+def _put(data: Any, path: Sequence[str | int], value: str) -> None:
+    for part in path[:-1]:
+        data = data[part]
+    data[path[-1]] = value
+
+
+__all__ = [
+    "SOURCE",
+    "EvaluateSpec",
+    "HubSource",
+    "MethodSpec",
+    "ModelSpec",
+    "ReportSpec",
+    "SelectSpec",
+    "SourceSpec",
+    "Spec",
+    "SpecErrors",
+    "SplitSpec",
+    "SqlSource",
+    "StepSpec",
+    "TrainSpec",
+    "fingerprints",
+    "load_spec",
+    "order",
+]

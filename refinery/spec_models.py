@@ -1,0 +1,201 @@
+"""The parts of a spec. Unknown keys are refused; what one part asks of another is checked in spec_checks.py."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    SerializeAsAny,
+    model_validator,
+)
+
+from refinery.checks import Kind
+from refinery.spec_types import OpParams, Template
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+"""A name that can stand in a path and a table: letters, digits, "_", "-" and "."."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=(), populate_by_name=True
+    )
+
+
+class ModelSpec(Section):
+    """One way to get text or likelihoods; steps name it. `model` left out is the spec's own model."""
+
+    backend: Literal["transformers", "openai"] = "transformers"
+    """transformers runs in this process; openai asks any OpenAI-compatible server (vLLM, a provider)."""
+    model: str = ""
+    base_url: str | None = None
+    """The server's address up to and including /v1. It may change without a step running again."""
+    provider: str | None = None
+    """Says which of several servers of one model answered, where that matters; part of the cache key."""
+    api_key: SecretStr | None = Field(None, exclude=True)
+    """Written "${OPENAI_API_KEY}": taken from the environment, never stored, logged or fingerprinted."""
+    concurrency: PositiveInt = 64
+    timeout: PositiveFloat = 120.0
+    """Seconds per request."""
+    retries: int = Field(5, ge=0)
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: PositiveInt = 32
+    max_context: PositiveInt | None = None
+    """Tokens of prompt and answer together; the model's own limit where it is left out."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    extra_body: dict[str, Any] = {}
+    """Sent with every request as it stands, for what a server knows beyond the OpenAI fields."""
+
+
+class SplitSpec(Section):
+    """Which rows the graph refines (train), choose settings (validation) and are the final test (test).
+
+    Rows that share a value of the column `by` stay together. `train` left out is the rest.
+    """
+
+    train: float | None = Field(None, gt=0, le=1)
+    validation: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.2, ge=0, lt=1)
+    by: str | None = None
+    seed: int | None = None
+    """The spec's seed where it is left out."""
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "SplitSpec":
+        if self.train is None:
+            self.train = round(1 - self.validation - self.test, 9)
+        total = self.train + self.validation + self.test
+        if self.train <= 0 or abs(total - 1) > 1e-6:
+            parts = f"train {self.train:g} + validation {self.validation:g} + test {self.test:g}"
+            raise ValueError(f"the fractions sum to {total:g}, not to 1 ({parts})")
+        return self
+
+
+class HubSource(Section):
+    """A dataset on the Hugging Face hub; without `revision` its newest state is read and pinned by its content."""
+
+    id: str
+    revision: str | None = None
+    config: str | None = None
+    split: str = "train"
+
+
+class SqlSource(Section):
+    """A DuckDB query over files, each loaded as a table; the query itself reaches no file and no network."""
+
+    query: str
+    tables: dict[Name, str]
+    """Table name to a .jsonl, .json, .csv, .tsv or .parquet file."""
+
+
+def _hub_id(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+class SourceSpec(Section):
+    """Where rows come from: exactly one of lab, path, hub and sql.
+
+    Columns with the usual names (messages; prompt and completion; instruction, input, output; question and answer; ...)
+    need no templates.
+    """
+
+    lab: str | None = None
+    """A domain of the shipped small world."""
+    path: str | None = None
+    """A .jsonl, .json, .csv, .tsv or .parquet file, or a folder written by datasets' save_to_disk."""
+    hub: Annotated[HubSource, BeforeValidator(_hub_id)] | None = None
+    sql: SqlSource | None = None
+    prompt: Template | None = None
+    """The user turn, over the row's columns: "{{ question }}"."""
+    answer: Template | None = None
+    system: Template | None = None
+    on_bad_row: Literal["refuse", "drop"] = "refuse"
+    """refuse stops and lists the bad rows; drop leaves them out, each counted with its reason."""
+    split: SplitSpec = Field(default_factory=SplitSpec)
+    limit: PositiveInt | None = None
+    """Only the first rows."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "SourceSpec":
+        given = [kind for kind in ("lab", "path", "hub", "sql") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = f"not {' and '.join(given)} together" if given else "and none is given"
+            raise ValueError(f"a source is exactly one of lab, path, hub and sql, {found}")
+        return self
+
+
+class StepSpec(Section):
+    """One node of the graph. In YAML the parameters stand beside `op` and `from`, not under `params`."""
+
+    op: str
+    from_: str | list[str] = Field(alias="from", min_length=1)
+    params: SerializeAsAny[BaseModel] = Field(default_factory=OpParams)
+
+    @property
+    def upstream(self) -> list[str]:
+        return [self.from_] if isinstance(self.from_, str) else list(self.from_)
+
+
+class SelectSpec(Section):
+    """How an answer to a validation item is judged when tuned settings are chosen (refinery/checks.py)."""
+
+    check: Kind = "contains"
+    of: Template | None = None
+    """What the answer must agree with, over the row's columns; the reference answer where it is left out."""
+    limit: PositiveInt | None = None
+    """Only this many validation items."""
+
+
+class MethodSpec(Section):
+    """One training method. In YAML its parameters stand beside `method` and `data`, not under `params`."""
+
+    method: str
+    data: str = ""
+    """A step's name, or "source"; `train.data` where it is left out."""
+    params: SerializeAsAny[BaseModel] = Field(default_factory=OpParams)
+
+
+class TrainSpec(Section):
+    data: str = ""
+    """The step whose rows the methods learn from, or "source"; the graph's last step where it is left out."""
+    seeds: list[int] = Field([0], min_length=1)
+    tune: dict[str, list[Any]] = {}
+    """A grid that every method runs over on the first seed; the best validation score decides."""
+    select: SelectSpec = Field(default_factory=SelectSpec)
+    defaults: dict[str, Any] = {}
+    """Parameters of every method that has them; a method's own value wins."""
+    methods: dict[Name, MethodSpec] = Field(min_length=1)
+
+
+class EvaluateSpec(Section):
+    """Benchmarks by name, or {task: file.yaml} for an lm-eval task file (kept as the file's path)."""
+
+    domain: list[str] = []
+    """What the training is for: a score here should rise."""
+    general: list[str] = []
+    """What should not be forgotten."""
+    batch_size: PositiveInt = 64
+    max_tokens: PositiveInt = 512
+    limit: PositiveInt | None = None
+    """Only the first items of each benchmark."""
+    allow_code: bool = False
+    """Lets task files run the Python code they name."""
+    dtype: str = "auto"
+
+
+class ReportSpec(Section):
+    baseline: str | None = None
+    """The method others are compared with; the first one where it is left out."""
+    sections: list[str] = []
+    """Which sections, in this order; all where it is left out."""
+    margin: NonNegativeFloat = Field(0.05, lt=1)
+    """A general score that provably drops by less than this counts as not forgotten."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
