@@ -22,14 +22,19 @@ def agrees(kind: str, candidate: str, reference: str) -> bool:
     All rules are symmetric but two: `contains` looks for the whole reference inside the candidate, and `boxed` takes a
     reference without a box as the bare content of one. Raises ValueError for a kind that does not exist.
     """
-    if kind == "boxed" and last_box(reference) is None and "\\boxed" not in reference:
-        reference = f"\\boxed{{{reference}}}"
-    found, wanted = value_of(kind, candidate), value_of(kind, reference)
+    found, wanted = value_of(kind, candidate), reference_value(kind, reference)
     if found is None or wanted is None:
         return False
     if kind == "contains":
         return _is_within(wanted, found)  # type: ignore[arg-type]
     return found == wanted
+
+
+def reference_value(kind: str, reference: str) -> Hashable | None:
+    """What `value_of` a candidate must equal (hold, for `contains`); None where nothing can agree with `reference`."""
+    if kind == "boxed" and "\\boxed" not in reference:
+        return _box_value(reference)
+    return value_of(kind, reference)
 
 
 def value_of(kind: str, text: str) -> Hashable | None:

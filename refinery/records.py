@@ -50,9 +50,10 @@ class Example:
         return next((m["content"] for m in reversed(self.prompt) if m["role"] == "user"), "")
 
     def fields(self) -> dict[str, Any]:
-        """What a prompt template may name: the source columns, then question, answer, response and id over them."""
+        """What a prompt template may name: the source columns, then question, answer, response, candidates and id over
+        them."""
         own = {"question": self.question, "answer": self.answer, "response": self.response, "id": self.id}
-        return {**self.meta, **own}
+        return {**self.meta, **own, "candidates": list(self.candidates)}
 
 
 @dataclass(frozen=True, slots=True)
