@@ -39,13 +39,11 @@ class OpParams(BaseModel):
 
 
 def marked(params: BaseModel, kind: str) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every string in `params` that is marked as `kind`, with its path: (("judges", 0), "judge"). Nested models too."""
+    """Every string in `params` that is marked as `kind`, with its path: (("judges", 0, "model"), "judge")."""
     for name, info in type(params).model_fields.items():
         value = getattr(params, name)
-        if any(m == Marker(kind) for m in info.metadata) or _mentions(info.annotation, kind):  # type: ignore[arg-type]
-            yield from _strings(value, (name,))
-        elif isinstance(value, BaseModel):
-            yield from (((name, *path), text) for path, text in marked(value, kind))
+        own = any(m == Marker(kind) for m in info.metadata) or _mentions(info.annotation, kind)  # type: ignore[arg-type]
+        yield from _strings(value, (name,), kind, own)
 
 
 def _mentions(annotation: Any, kind: str) -> bool:
@@ -53,12 +51,13 @@ def _mentions(annotation: Any, kind: str) -> bool:
     return Marker(kind) in found or any(_mentions(part, kind) for part in get_args(annotation))  # type: ignore[arg-type]
 
 
-def _strings(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _strings(value: Any, path: tuple[str | int, ...], kind: str, own: bool) -> Iterator[tuple[Any, str]]:
+    """Strings in `value` where they are marked themselves (`own`), and marked ones of models nested in it."""
     if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _strings(item, (*path, key))
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _strings(item, (*path, number))
+        if own:
+            yield path, value
+    elif isinstance(value, BaseModel):
+        yield from (((*path, *inner), text) for inner, text in marked(value, kind))
+    elif isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _strings(item, (*path, key), kind, own)
