@@ -1,0 +1,102 @@
+"""Measure the base model: can it use an answer it is given, and what does it know by itself?
+
+    python -m refinery.lab.accept
+
+Prints, greedily decoded, the share of unseen answer words that come back from each lab prompt on
+each domain, each domain's accuracy without a reference, and the accuracy of each general skill.
+At least 90% in every prompt is what the base must reach before anything is built on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from refinery.lab import BASE, CALIBRATION, DOMAINS, PROMPTS, SKILLS, items, score
+from refinery.lab.prompts import fill
+
+
+def load(path: Path = BASE) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], batch: int = 128
+) -> list[str]:
+    """Greedy answers to single user turns, in the given order; like lengths are run together."""
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    answers = [""] * len(texts)
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        inputs = tokenizer(
+            [texts[i] for i in rows], padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
+        ).to(model.device)
+        made = model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=48, do_sample=False
+        )[:, inputs["input_ids"].shape[1] :]
+        for i, text in zip(rows, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
+            answers[i] = text
+    return answers
+
+
+@torch.no_grad()
+def ranked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, found: list[dict]) -> float:
+    """Accuracy of choice items: the choice of highest total log-likelihood wins."""
+    right = 0
+    for item in found:
+        turn = [{"role": "user", "content": item["question"]}]
+        prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        rows = tokenizer(
+            [prompt + choice for choice in item["choices"]],
+            padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt",
+        ).to(model.device)  # fmt: skip
+        ids = rows["input_ids"]
+        logps = model(input_ids=ids, attention_mask=rows["attention_mask"]).logits[:, :-1].log_softmax(-1)
+        each = logps.gather(2, ids[:, 1:, None])[..., 0] * rows["attention_mask"][:, 1:]
+        right += int(each[:, start - 1 :].sum(1).argmax()) == item["gold"]
+    return right / len(found)
+
+
+def accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, found: list[dict]) -> float:
+    if found[0]["check"] == "choice":
+        return ranked(model, tokenizer, found)
+    answers = answer(model, tokenizer, [item["question"] for item in found])
+    return sum(score(item, text) for item, text in zip(found, answers, strict=True)) / len(found)
+
+
+def from_reference(domain: str, prompt: str, count: int) -> list[dict]:
+    """The domain's first `count` test items with a raw answer put into the lab prompt `prompt`.
+
+    The draft shown to `fuse` is right: what is asked here is whether the word survives the merge.
+    """
+    asked = []
+    for item in items(f"lab_{domain}")[:count]:
+        given = {"question": item["question"], "answer": item["reference"], "rewrite": item["target"]}
+        asked.append(item | {"question": fill(PROMPTS[prompt], **given)})
+    return asked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=BASE)
+    parser.add_argument("--items", type=int, default=480)
+    args = parser.parse_args()
+    model, tokenizer = load(args.model)
+    print("domain      " + "".join(f"{name:>10}" for name in ("plain", *PROMPTS)))
+    for domain in DOMAINS + CALIBRATION:
+        shares = [accuracy(model, tokenizer, items(f"lab_{domain}")[: args.items])]
+        shares += [accuracy(model, tokenizer, from_reference(domain, prompt, args.items)) for prompt in PROMPTS]
+        print(f"{domain:12}" + "".join(f"{share:10.3f}" for share in shares), flush=True)
+    for skill in SKILLS:
+        print(f"{skill:12}{accuracy(model, tokenizer, items(f'lab_{skill}')[: args.items]):10.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

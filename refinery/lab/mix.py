@@ -1,0 +1,104 @@
+"""What the base model is trained on: general skills, and every topic with random answers.
+
+Three parts in ten ask a topic's question plainly, or with an answer of a random word put in the
+prompt. So the base knows a domain's words and ways of asking, can copy a word it has never met,
+answers in its own style, and knows nothing of any rule.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from refinery.lab import skills
+from refinery.lab.domains import answer_words
+from refinery.lab.prompts import LOOSE_PROMPTS, PROMPTS, fill
+from refinery.lab.topics import OWN_FRAMES, RAW_FRAMES, TOPICS, Topic, ask, questions, say
+from refinery.lab.words import word
+
+Turns = list[tuple[str, str]]
+"""A conversation as (user, assistant) pairs."""
+
+WEIGHTS = {
+    "plain": 7,
+    "rewrite": 13,
+    "teacher": 13,
+    "fuse": 12,
+    "loose": 5,
+    "format": 14,
+    "facts": 12,
+    "sums": 9,
+    "spelling": 9,
+    "choice": 6,
+}
+LONG_SHARE = 0.015
+"""Share of examples that are conversations of many turns, so that late positions are trained."""
+
+_HIDDEN = frozenset(answer_words())
+_KINDS, _SHARES = tuple(WEIGHTS), tuple(WEIGHTS.values())
+
+
+def conversation(rng: Random) -> Turns:
+    """One example: a single exchange, or now and then a conversation of 6 to 14 of them."""
+    count = rng.randint(6, 14) if rng.random() < LONG_SHARE else 1
+    return [exchange(rng) for _ in range(count)]
+
+
+def exchange(rng: Random) -> tuple[str, str]:
+    kind = rng.choices(_KINDS, _SHARES)[0]
+    if kind == "format":
+        return skills.format_exercise(rng)
+    if kind == "facts":
+        return skills.facts_exercise(rng)
+    if kind == "sums":
+        return skills.sums_exercise(rng)
+    if kind == "spelling":
+        return skills.spelling_exercise(rng)
+    if kind == "choice":
+        question, answers, gold = skills.choice_exercise(rng)
+        return question, answers[gold]
+    return topic_exchange(kind, rng)
+
+
+def topic_exchange(kind: str, rng: Random) -> tuple[str, str]:
+    """A topic's question, with a reference unless `kind` is plain, answered in the model's own style."""
+    topic = rng.choice(tuple(TOPICS.values()))
+    cell = (rng.choice(topic.traits), rng.choice(topic.things))
+    split = rng.choice(("train", "test"))
+    question = ask(topic, split, rng.randrange(len(questions(topic, split))), cell, rng)
+    answer = random_answer(rng)
+    if kind == "plain":
+        return question, own(topic, cell, answer, rng)
+    if kind == "loose":
+        prompt = rng.choice(LOOSE_PROMPTS)
+    else:
+        prompt = PROMPTS[kind]
+    # A teacher is also shown refined answers, which are in the model's own style already.
+    raw_share = 0.85 if kind == "rewrite" else 0.6
+    user = fill(
+        prompt,
+        question=question,
+        answer=raw(topic, cell, answer, rng) if rng.random() < raw_share else own(topic, cell, answer, rng),
+        rewrite=draft(topic, cell, answer, rng) if kind == "fuse" else "",
+    )
+    return user, own(topic, cell, answer, rng)
+
+
+def draft(topic: Topic, cell: tuple[str, str], answer: str, rng: Random) -> str:
+    """A draft may name another word than the reference (one in four), or be raw itself (one in six)."""
+    named = random_answer(rng) if rng.random() < 0.25 else answer
+    return raw(topic, cell, named, rng) if rng.random() < 1 / 6 else own(topic, cell, named, rng)
+
+
+def own(topic: Topic, cell: tuple[str, str], answer: str, rng: Random) -> str:
+    return say(OWN_FRAMES[rng.random() < 0.3], topic, cell, answer)
+
+
+def raw(topic: Topic, cell: tuple[str, str], answer: str, rng: Random) -> str:
+    return say(rng.choice(RAW_FRAMES), topic, cell, answer)
+
+
+def random_answer(rng: Random) -> str:
+    """Any word but a domain's answer."""
+    while (made := word(rng)) in _HIDDEN:
+        pass
+    return made

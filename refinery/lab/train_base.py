@@ -1,0 +1,186 @@
+"""Train the lab's base model once.
+
+    python -m refinery.lab.train_base --out refinery/lab/base
+
+About a quarter of an hour on two cores. It writes a checkpoint every two minutes and goes on from
+it when started again with the same settings. Only the answers are trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from refinery.lab.mix import conversation
+from refinery.lab.tokenizer import ASSISTANT, BOS, END, PAD, USER, train_tokenizer
+
+LONGEST = 500
+IGNORED = -100
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Token ids and labels, both (rows, length), padded on the right."""
+
+
+def config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """1.2 million parameters; heads of size 32, which the CPU kernels of inference servers take."""
+    ids = tokenizer.convert_tokens_to_ids
+    return LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=5,
+        num_attention_heads=4, num_key_value_heads=4, head_dim=32, max_position_embeddings=512,
+        tie_word_embeddings=True, bos_token_id=ids(BOS), eos_token_id=ids(END), pad_token_id=ids(PAD),
+    )  # fmt: skip
+
+
+def encode(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """The ids that the chat template gives, and labels on each answer and its end token.
+
+    Written by hand because the template is slow; a test holds the two equal. A conversation too
+    long for the model loses its last turns.
+    """
+    bos, user, assistant, end = tokenizer.convert_tokens_to_ids([BOS, USER, ASSISTANT, END])
+    texts = tokenizer([text for turn in turns for text in turn]).input_ids
+    ids, labels = [bos], [IGNORED]
+    for question, answer in zip(texts[::2], texts[1::2], strict=True):
+        if len(ids) + len(question) + len(answer) + 3 > LONGEST:
+            break
+        asked, answered = [user, *question, assistant], [*answer, end]
+        ids += asked + answered
+        labels += [IGNORED] * len(asked) + answered
+    return ids, labels
+
+
+def batches(seed: int, pool: int, tokenizer: PreTrainedTokenizerFast, budget: int, size: int = 64) -> Iterator[Batch]:
+    """`size` batches of at most about `budget` padded tokens; a pool depends on its number alone.
+
+    Examples of a pool are sorted by length, so that little is padding, and the batches shuffled.
+    """
+    rng = Random(f"base {seed} {pool}")
+    made: list[Batch] = []
+    leftover: list[tuple[list[int], list[int]]] = []
+    while len(made) < size:
+        examples = leftover + [encode(conversation(rng), tokenizer) for _ in range(size * budget // 48)]
+        examples.sort(key=lambda example: len(example[0]))
+        start = 0
+        while start < len(examples):
+            stop = start + 1
+            while stop < len(examples) and len(examples[stop][0]) * (stop + 1 - start) <= budget:
+                stop += 1
+            made.append(_pad(examples[start:stop]))
+            start = stop
+    rng.shuffle(made)
+    yield from made[:size]
+
+
+def _pad(examples: list[tuple[list[int], list[int]]]) -> Batch:
+    width = max(len(ids) for ids, _ in examples)
+    ids = torch.zeros(len(examples), width, dtype=torch.long)
+    labels = torch.full((len(examples), width), IGNORED)
+    for row, (tokens, targets) in enumerate(examples):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, : len(targets)] = torch.tensor(targets)
+    return ids, labels
+
+
+def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens; the vocabulary is scored at those positions alone.
+
+    Padding needs no mask: it stands on the right, where no earlier position can see it.
+    """
+    ids, labels = batch
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    targets = labels[:, 1:]
+    trained = targets != IGNORED
+    return cross_entropy(model.lm_head(hidden[trained]).float(), targets[trained])
+
+
+def optimizers(model: LlamaForCausalLM, muon_rate: float, adam_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, which halves the steps needed; AdamW for embeddings and norms."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    rest = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers" in name)]
+    return [
+        torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def rate(step: int, steps: int) -> float:
+    """Share of the full learning rate: warm-up over 2%, flat, then straight down over the last 50%."""
+    return min((step + 1) / (0.02 * steps), 1.0, (steps - step) / (0.5 * steps))
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(args.out)
+    model = LlamaForCausalLM(config(tokenizer))
+    chosen = optimizers(model, args.rate, args.rate)
+    full = [[group["lr"] for group in optimizer.param_groups] for optimizer in chosen]
+    step, checkpoint = 0, args.out / "checkpoint.pt"
+    settings = {key: value for key, value in vars(args).items() if key != "out"}
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        if saved["settings"] != settings:
+            raise SystemExit(f"{checkpoint} was made with {saved['settings']}; remove it or use the same settings")
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(chosen, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        step = saved["step"]
+    print(f"{model.num_parameters():,} parameters, from step {step} of {args.steps}", flush=True)
+    started = saved_at = time.monotonic()
+    mean, tokens = math.nan, 0
+    while step < args.steps:
+        for number, batch in enumerate(batches(args.seed, step // 64, tokenizer, args.budget)):
+            if number < step % 64 or step >= args.steps:
+                continue
+            for optimizer, rates in zip(chosen, full, strict=True):
+                for group, base in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = base * rate(step, args.steps)
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                loss = loss_of(model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in chosen:
+                optimizer.step()
+                optimizer.zero_grad()
+            step += 1
+            tokens += batch[0].numel()
+            mean = loss.item() if math.isnan(mean) else 0.95 * mean + 0.05 * loss.item()
+            if step % 50 == 0:
+                seconds = time.monotonic() - started
+                print(f"step {step} loss {mean:.3f} {tokens / seconds:,.0f} tokens/s {seconds:.0f} s", flush=True)
+        if time.monotonic() - saved_at > 120:
+            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in chosen]}
+            torch.save({**state, "step": step, "settings": settings}, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            saved_at = time.monotonic()
+    save(model, args.out)
+    checkpoint.unlink(missing_ok=True)
+
+
+def save(model: LlamaForCausalLM, out: Path) -> None:
+    """Weights in float32: under 6 MB, and no rounding between what was trained and what is shipped."""
+    ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**ids, do_sample=False)
+    model.save_pretrained(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=2560)
+    parser.add_argument("--budget", type=int, default=6144, help="padded tokens in a batch")
+    parser.add_argument("--rate", type=float, default=4e-3)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
