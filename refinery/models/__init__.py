@@ -1,0 +1,41 @@
+"""One way to ask for text or likelihoods, whoever gives them: a server or a model in this process."""
+
+from typing import TYPE_CHECKING
+
+from refinery.models.base import Likelihood, Model, Reply, Sampling
+from refinery.models.weights import folder, resolve, weights_digest
+from refinery.records import digest
+
+if TYPE_CHECKING:
+    from refinery.spec import ModelSpec
+
+__all__ = ["Likelihood", "Model", "Reply", "Sampling", "identity", "open_model", "resolve", "weights_digest"]
+
+
+def identity(spec: "ModelSpec", *, fetch: bool = False) -> str:
+    """What is asked, wherever it runs: a local model's weights digest, a served model's name and provider.
+
+    Whatever else of the entry shapes answers (max_context, dtype, extra_body) is part of it where it is declared; the
+    address, the key and the concurrency are not. A hub model that is not on this machine goes by its name until
+    `fetch` downloads it. Loads no weights.
+    """
+    if spec.backend == "openai":
+        base = f"{spec.provider}/{spec.model}" if spec.provider else spec.model
+    else:
+        path = folder(spec.model, spec.revision, fetch=fetch)
+        base = f"weights:{weights_digest(path)}" if path else f"hub:{spec.model}@{spec.revision or 'main'}"
+    declared = {"extra_body": spec.extra_body or None, "max_context": spec.max_context}
+    declared["dtype"] = None if spec.dtype == "auto" else spec.dtype
+    more = {key: value for key, value in declared.items() if value is not None}
+    return f"{base}+{digest(more, 8)}" if more else base
+
+
+def open_model(spec: "ModelSpec", name: str = "") -> Model:
+    """A model ready to be asked; `name` is its name under `models:`, for messages. Weights load on first use."""
+    if spec.backend == "openai":
+        from refinery.models.openai import OpenAIModel
+
+        return OpenAIModel(spec, identity(spec), name)
+    from refinery.models.transformers import TransformersModel
+
+    return TransformersModel(spec, identity(spec, fetch=True), name)

@@ -41,6 +41,7 @@ class Likelihood:
     """How likely a continuation is: one natural-log probability for each of its tokens, no end token."""
 
     logprobs: list[float]
+    cached: bool = False
 
     @property
     def tokens(self) -> int:

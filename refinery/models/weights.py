@@ -1,0 +1,118 @@
+"""Where a local model's files are, and the digest that names them. No torch here: `refinery plan` reads it."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from refinery.errors import UserError
+from refinery.records import digest
+
+SHAPING = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "*.safetensors",
+)
+"""The files of a checkpoint folder that shape what it says."""
+
+SMALL = 1 << 20
+"""Bytes up to which a file is simply hashed again."""
+
+
+def resolve(model: str) -> str:
+    """ "lab" as the folder of the shipped base model; any other name (a folder or a hub id) as it is."""
+    if model != "lab":
+        return str(Path(model).expanduser()) if model.startswith("~") else model
+    from refinery.lab import BASE
+
+    if not (BASE / "config.json").exists():
+        raise UserError("model lab: this installation lacks the weights (refinery/lab/base)")
+    return str(BASE)
+
+
+def folder(model: str, revision: str | None = None, *, fetch: bool = False) -> Path | None:
+    """The folder of a model's files, or None for a hub id that is not on this machine. `fetch` downloads it."""
+    path = Path(resolve(model))
+    if path.is_dir():
+        return path
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise UserError(f"model {model}: no such folder")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(f'model {model}: a hub id needs huggingface_hub (pip install "refinery[train]")') from None
+    patterns = [*SHAPING, "*.py"]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, local_files_only=not fetch))
+    except LocalEntryNotFoundError:
+        if fetch:
+            raise UserError(f"model {model}: not on this machine, and the hub cannot be reached") from None
+        return None
+    except (HfHubHTTPError, ValueError) as error:
+        raise UserError(f"model {model}: {str(error).strip().splitlines()[0]}") from error
+
+
+def weights_digest(path: Path | str) -> str:
+    """Names a checkpoint folder by content: config, tokenizer, chat template and safetensors, not its place.
+
+    Large files are hashed once; the result is kept in the user's cache folder under path, size and time of change.
+    """
+    path = Path(path)
+    files = sorted({file for pattern in SHAPING for file in path.glob(pattern)})
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise UserError(f"model {path}: no .safetensors file in this folder")
+    memory = _remembered()
+    before = dict(memory)
+    found = {file.name: _file_digest(file, memory) for file in files}
+    if memory != before:
+        _remember(memory)
+    return digest(found)
+
+
+def _file_digest(file: Path, memory: dict[str, Any]) -> str:
+    status = file.stat()
+    stamp = [status.st_size, status.st_mtime_ns]
+    key = str(file.resolve())
+    if status.st_size > SMALL and (known := memory.get(key)) and known[:2] == stamp:
+        return str(known[2])
+    with file.open("rb") as stream:
+        value = hashlib.file_digest(stream, "sha256").hexdigest()
+    if status.st_size > SMALL:
+        memory[key] = [*stamp, value]
+    return value
+
+
+def _memory_path() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "refinery" / "weights.json"
+
+
+def _remembered() -> dict[str, Any]:
+    try:
+        found = json.loads(_memory_path().read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(memory: dict[str, Any]) -> None:
+    """Best effort: without a cache folder the files are hashed again."""
+    path = _memory_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.{os.getpid()}")
+        fresh.write_text(json.dumps(memory), "utf-8")
+        fresh.replace(path)
+    except OSError:
+        pass
