@@ -1,0 +1,111 @@
+"""From the store to arrays: the scores of several checkpoints on the same items, and only where they are comparable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from refinery.records import Score
+from refinery.store import Store
+
+BASE = "base"
+"""The name under which the base model's values stand in a panel; no method may have it."""
+
+Kind = Literal["domain", "general"]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Per-item scores of the base and of every method on one benchmark."""
+
+    benchmark: str
+    kind: Kind
+    items: tuple[str, ...]
+    values: dict[str, np.ndarray]
+    """Method name, or BASE, to (seeds, items). The base is one greedy run, so it has one row."""
+    runs: str = ""
+    """Which trainings: panels of one store share them, panels of several stores do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    found: list[Panel]
+    notes: list[str]
+    """What had to be left out, and why."""
+
+
+def load(
+    store: Store, *, base: str, methods: Mapping[str, Sequence[str]], domain: Sequence[str], general: Sequence[str]
+) -> Panels:
+    """Each benchmark's primary metric, item by item.
+
+    `base` and the lists in `methods` are checkpoint fingerprints, the lists in the same order of seeds. The base's
+    settings decide: a method any of whose checkpoints was measured under others, or on other items, is left out of
+    that benchmark with a note that names the difference.
+    """
+    notes: list[str] = []
+    found = [_panel(store, name, "domain", {BASE: [base], **methods}, notes) for name in domain]
+    found += [_panel(store, name, "general", {BASE: [base], **methods}, notes) for name in general]
+    return Panels([panel for panel in found if panel is not None], notes)
+
+
+def _panel(
+    store: Store, benchmark: str, kind: Kind, arms: Mapping[str, Sequence[str]], notes: list[str]
+) -> Panel | None:
+    wanted = {checkpoint for checkpoints in arms.values() for checkpoint in checkpoints}
+    scores: dict[str, list[Score]] = {}
+    for score in store.scores(benchmark=benchmark):
+        if score.checkpoint in wanted and score.metric == score.settings.get("primary_metric", score.metric):
+            scores.setdefault(score.checkpoint, []).append(score)
+    like = _most_shared(scores, arms[BASE][0])
+    if like is None or not like.higher_is_better:
+        why = "the base has no score on it" if like is None else f"of {like.metric} less is better, which no ratio says"
+        notes.append(f"{benchmark} left out: {why}")
+        return None
+    values = _values(store, like)
+    items = tuple(sorted(values.get(like.checkpoint, {})))
+    arrays = {}
+    for arm, checkpoints in arms.items():
+        unlike = [why for c in checkpoints if (why := _unlike(c, scores.get(c, []), values.get(c, {}), items, like))]
+        if unlike or not checkpoints:
+            notes.append(f"{arm}: {benchmark} left out: {unlike[0] if unlike else 'no checkpoint'}")
+        else:
+            arrays[arm] = np.array([[values[c][item] for item in items] for c in checkpoints])
+    return Panel(benchmark, kind, items, arrays) if BASE in arrays else None
+
+
+def _most_shared(scores: Mapping[str, list[Score]], base: str) -> Score | None:
+    """The base's score whose settings most other checkpoints share."""
+
+    def sharing(score: Score) -> int:
+        return sum(any(s.fingerprint == score.fingerprint for s in others) for others in scores.values())
+
+    return max(scores.get(base, []), key=sharing, default=None)
+
+
+def _values(store: Store, like: Score) -> dict[str, dict[str, float]]:
+    """Checkpoint to item to value."""
+    sql = "SELECT checkpoint, item, value FROM samples WHERE benchmark = ? AND metric = ? AND fingerprint = ?"
+    found: dict[str, dict[str, float]] = {}
+    for row in store.query(sql, [like.benchmark, like.metric, like.fingerprint]):
+        found.setdefault(row["checkpoint"], {})[row["item"]] = row["value"]
+    return found
+
+
+def _unlike(
+    checkpoint: str, scores: list[Score], values: Mapping[str, float], items: tuple[str, ...], like: Score
+) -> str:
+    """Why this checkpoint cannot be compared with the base's score `like`; "" where it can."""
+    if not scores:
+        return f"checkpoint {checkpoint[:12]} has no score on it"
+    if all(score.fingerprint != like.fingerprint for score in scores):
+        other = scores[-1].settings
+        keys = sorted(key for key in {*other, *like.settings} if other.get(key) != like.settings.get(key))
+        differing = ", ".join(f"{key} {other.get(key)!r} instead of {like.settings.get(key)!r}" for key in keys)
+        return f"checkpoint {checkpoint[:12]} was measured under other settings ({differing or 'another fingerprint'})"
+    if not items:
+        return "no scores of single items were kept"
+    if set(values) != set(items):
+        return f"checkpoint {checkpoint[:12]} was asked other items than the base"
+    return ""

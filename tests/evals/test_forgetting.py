@@ -1,0 +1,207 @@
+"""Comparisons on stores and arrays made for the purpose, against figures worked out by hand."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evals.forgetting import compare, compare_panels, pool
+from evals.panels import BASE, Panel, Panels, load
+from refinery.records import Sample, Score
+from refinery.store import Store
+
+ITEMS = tuple(f"item{i:03d}" for i in range(200))
+
+
+def right(share: float, seeds: int = 1, shift: int = 0) -> np.ndarray:
+    """(seeds, 200): the first `share` of items right, the window moved by `shift` items from seed to seed."""
+    rows = [np.roll(np.arange(200) < round(200 * share), shift * seed) for seed in range(seeds)]
+    return np.array(rows, dtype=float)
+
+
+def noisy(share: float, seeds: int, key: int) -> np.ndarray:
+    return (np.random.default_rng(key).random((seeds, 200)) < share).astype(float)
+
+
+def panel(benchmark: str, kind: str = "general", items: tuple[str, ...] = ITEMS, **values: np.ndarray) -> Panel:
+    return Panel(benchmark, kind, items, values)  # type: ignore[arg-type]
+
+
+def put(
+    store: Store,
+    checkpoint: str,
+    benchmark: str,
+    values: np.ndarray,
+    settings: dict | None = None,
+    items: tuple[str, ...] = ITEMS,
+    metric: str = "acc",
+) -> None:
+    settings = {"batch_size": 64, "primary_metric": "acc"} | (settings or {})
+    fingerprint = f"fp-{sorted(settings.items())}"
+    mean = float(values.mean())
+    store.add_scores(
+        [Score(checkpoint, benchmark, metric, mean, mean, mean, len(values), fingerprint, settings=settings)]
+    )
+    store.add_samples(
+        [
+            Sample(checkpoint, benchmark, metric, item, float(value), "prompt", "target", "response", fingerprint)
+            for item, value in zip(items, values, strict=True)
+        ]
+    )
+
+
+def test_four_named_improvements() -> None:
+    """Base 80%, baseline 40%, method 60% on one benchmark: half the damage, half as much again, 20 points."""
+    loaded = Panels([panel("facts", base=right(0.8), sft=right(0.4, 3), mine=right(0.6, 3))], [])
+    effect = compare_panels(loaded, baseline="sft").methods["mine"].general["facts"]
+    assert effect.vs_base.value == pytest.approx(-0.2)
+    assert effect.vs_baseline.value == pytest.approx(0.2)
+    assert effect.damage_recovered.value == pytest.approx(0.5)
+    assert effect.relative_gain.value == effect.pooled_gain.value == pytest.approx(0.5)
+    assert effect.retention.value == pytest.approx(0.75)
+    assert (effect.lost, effect.gained) == ((40, 40, 40), (0, 0, 0))
+    assert effect.damage_recovered.low < 0.5 < effect.damage_recovered.high
+    assert (effect.score.n_items, effect.score.n_seeds) == (200, 3)
+
+
+def test_relative_gain_is_a_mean_of_ratios_and_pooled_gain_a_ratio_of_sums() -> None:
+    loaded = Panels(
+        [
+            panel("facts", base=right(0.9), sft=right(0.2), mine=right(0.4)),
+            panel("sums", items=tuple(f"s{i}" for i in ITEMS), base=right(0.9), sft=right(0.8), mine=right(0.8)),
+        ],
+        [],
+    )
+    mean = compare_panels(loaded, baseline="sft").methods["mine"].general_mean
+    assert mean is not None
+    assert mean.relative_gain.value == pytest.approx((1.0 + 0.0) / 2)
+    assert mean.pooled_gain.value == pytest.approx(0.6 / 0.5 - 1)
+    assert mean.damage_recovered.value == pytest.approx(0.2 / 0.8)
+    assert mean.relative_gain.low < 0.5 < mean.relative_gain.high
+    assert mean.lost == ()
+
+
+def test_damage_that_may_be_none_is_not_estimable() -> None:
+    loaded = Panels([panel("facts", base=noisy(0.7, 1, 0), sft=noisy(0.7, 3, 1), mine=noisy(0.7, 3, 2))], [])
+    found = compare_panels(loaded, baseline="sft").methods["mine"].general["facts"].damage_recovered
+    assert not found.estimable and math.isnan(found.low)
+    assert found.note == "not estimable: the baseline's loss cannot be told from 0"
+
+
+def test_a_baseline_that_gained_has_no_damage_to_recover() -> None:
+    loaded = Panels([panel("facts", base=right(0.2), sft=right(0.8, 3), mine=right(0.5, 3))], [])
+    found = compare_panels(loaded, baseline="sft").methods["mine"].general["facts"].damage_recovered
+    assert found.note == "not estimable: the baseline's loss is negative"
+
+
+def test_the_baseline_is_not_compared_with_itself() -> None:
+    loaded = Panels([panel("facts", base=right(0.8), sft=right(0.4, 3), mine=right(0.6, 3))], [])
+    effect = compare_panels(loaded, baseline="sft").methods["sft"].general["facts"]
+    assert effect.vs_baseline.note == effect.damage_recovered.note == "this is the baseline"
+    assert effect.vs_base.value == pytest.approx(-0.4)
+
+
+def test_one_seed_says_so_and_the_base_does_not() -> None:
+    loaded = Panels([panel("facts", base=noisy(0.8, 1, 0), sft=noisy(0.4, 1, 1))], [])
+    effect = compare_panels(loaded, baseline="sft").methods["sft"].general["facts"]
+    assert effect.vs_base.note == "one seed: the interval speaks of items alone"
+    assert effect.base.note == ""
+
+
+def test_holm_counts_every_method_and_general_benchmark() -> None:
+    values = {"base": noisy(0.8, 1, 0), "sft": noisy(0.7, 3, 1), "mine": noisy(0.74, 3, 2)}
+    loaded = Panels([panel("facts", **values), panel("sums", **values), panel("clinic", "domain", **values)], [])
+    methods = compare_panels(loaded, baseline="sft").methods
+    raw = [methods[m].general[b].vs_base.p for m in ("sft", "mine") for b in ("facts", "sums")]
+    assert methods["sft"].general["facts"].p_holm == pytest.approx(min(1.0, 4 * min(raw)))
+    assert math.isnan(methods["sft"].domain["clinic"].p_holm)
+
+
+def test_matching_the_best_domain_score_needs_the_whole_interval() -> None:
+    values = {"base": right(0.1), "sft": right(0.90, 3), "near": right(0.89, 3), "far": right(0.5, 3)}
+    methods = compare_panels(Panels([panel("clinic", "domain", **values)], []), baseline="sft", margin=0.05)
+    assert methods.best_domain == "sft"
+    assert {n: m.matches_best_domain for n, m in methods.methods.items()} == {"sft": True, "near": True, "far": False}
+    assert methods.methods["near"].vs_best_domain.p < 0.05 < methods.methods["far"].vs_best_domain.p
+
+
+def test_within_margin_is_a_claim_about_the_lower_end() -> None:
+    """No difference found is no proof of none: equal scores on other items, and a margin that 200 items cannot see."""
+    rng = np.random.default_rng(0)
+    values = {"base": right(0.8), "sft": np.array([rng.permutation(right(0.8)[0]) for _ in range(3)])}
+    loaded = Panels([panel("facts", **values)], [])
+    for margin, proven in ((0.02, False), (0.2, True)):
+        effect = compare_panels(loaded, baseline="sft", margin=margin).methods["sft"].general["facts"]
+        assert effect.vs_base.value == pytest.approx(0.0, abs=1e-9) and effect.within_margin == proven
+
+
+def test_compare_reads_the_store(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    put(store, "base0", "facts", right(0.8)[0])
+    for seed in range(3):
+        put(store, f"sft{seed}", "facts", right(0.4)[0])
+        put(store, f"mine{seed}", "facts", np.roll(right(0.6)[0], seed))
+    methods = {"sft": ["sft0", "sft1", "sft2"], "mine": ["mine0", "mine1", "mine2"]}
+    found = compare(store, base="base0", methods=methods, baseline="sft", domain=[], general=["facts", "absent"])
+    assert found.methods["mine"].general["facts"].vs_baseline.value == pytest.approx(0.2)
+    assert found.methods["mine"].domain_mean is None and found.best_domain == ""
+    assert found.notes[0] == "absent left out: the base has no score on it"
+
+
+def test_items_are_joined_by_id_not_by_position(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    put(store, "b", "facts", right(0.5)[0])
+    put(store, "m", "facts", right(0.5)[0][::-1], items=ITEMS[::-1])
+    found = load(store, base="b", methods={"m": ["m"]}, domain=[], general=["facts"]).found[0]
+    assert (found.values[BASE] == found.values["m"]).all()
+
+
+def test_only_like_is_compared_with_like(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    for benchmark in ("facts", "sums"):
+        put(store, "b", benchmark, right(0.8)[0])
+        put(store, "ok", benchmark, right(0.7)[0])
+    put(store, "odd", "facts", right(0.7)[0], settings={"batch_size": 32})
+    put(store, "odd", "sums", right(0.7)[0])
+    put(store, "few", "facts", right(0.7)[0][:100], items=ITEMS[:100])
+    methods = {name: [name] for name in ("ok", "odd", "few")}
+    found = compare(store, base="b", methods=methods, baseline="ok", domain=[], general=["facts", "sums"])
+    assert set(found.methods["ok"].general) == {"facts", "sums"}
+    assert set(found.methods["odd"].general) == {"sums"} and found.methods["odd"].general_mean is None
+    assert "few" not in found.methods
+    assert found.notes == [
+        "odd: facts left out: checkpoint odd was measured under other settings (batch_size 32 instead of 64)",
+        "few: facts left out: checkpoint few was asked other items than the base",
+        "few: sums left out: checkpoint few has no score on it",
+        "odd: no general mean, as it lacks a benchmark",
+    ]
+
+
+def test_of_several_settings_the_shared_one_is_used(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    put(store, "b", "facts", right(0.1)[0], settings={"batch_size": 8})
+    put(store, "b", "facts", right(0.8)[0])
+    put(store, "m", "facts", right(0.7)[0])
+    found = load(store, base="b", methods={"m": ["m"]}, domain=[], general=["facts"])
+    assert not found.notes and found.found[0].values[BASE].mean() == pytest.approx(0.8)
+
+
+def test_pooled_stores_share_items_but_not_seeds() -> None:
+    """Three domains, the same general items: averaging over stores shrinks seed luck, never item luck."""
+    rng = np.random.default_rng(0)
+    item_effect = rng.normal(0, 1, (1, 200))
+
+    def one(spread: float) -> Panels:
+        sft = item_effect + rng.normal(0, spread, (3, 1))
+        return Panels([panel("facts", base=np.zeros((1, 200)), sft=np.broadcast_to(sft, (3, 200)))], [])
+
+    stores = {name: one(0.0) for name in ("clinic", "harbor", "market")}
+    alone = compare_panels(stores["clinic"], baseline="sft").methods["sft"].general["facts"].vs_base
+    pooled = pool(stores, baseline="sft").methods["sft"].general["facts"].vs_base
+    assert pooled.high - pooled.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    assert (alone.n_seeds, pooled.n_seeds, pooled.n_items) == (3, 9, 200)
+    stores = {name: one(2.0) for name in ("clinic", "harbor", "market")}
+    alone = compare_panels(stores["clinic"], baseline="sft").methods["sft"].general["facts"].vs_base
+    pooled = pool(stores, baseline="sft").methods["sft"].general["facts"].vs_base
+    assert pooled.high - pooled.low < 0.7 * (alone.high - alone.low)
