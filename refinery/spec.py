@@ -44,10 +44,10 @@ class Spec(Section):
     """The base model that is trained and judged: "lab" (shipped), a hub id or a folder."""
     revision: str | None = None
     trust_remote_code: bool = False
-    models: dict[Name, ModelSpec] = {}
+    models: dict[Name, ModelSpec] = Field(default_factory=dict)
     """Who writes text. "self", the base model in this process, is there unless it is given."""
     source: SourceSpec
-    graph: dict[Name, StepSpec] = {}
+    graph: dict[Name, StepSpec] = Field(default_factory=dict)
     train: TrainSpec | None = None
     evaluate: EvaluateSpec | None = None
     report: ReportSpec = Field(default_factory=ReportSpec)
@@ -70,7 +70,6 @@ class Spec(Section):
             for method in self.train.methods.values():
                 method.data = method.data or self.train.data
             self.report.baseline = self.report.baseline or next(iter(self.train.methods), None)
-        self.report.sections = self.report.sections or catalog.names(catalog.SECTIONS)
         self.store = self.store.replace("{name}", self.name)
         return self
 

@@ -195,7 +195,7 @@ class ReportSpec(Section):
     baseline: str | None = None
     """The method others are compared with; the first one where it is left out."""
     sections: list[str] = []
-    """Which sections, in this order; all where it is left out."""
+    """Which sections, in this order; where it is left out all there are, in the order of reports/report.py."""
     margin: NonNegativeFloat = Field(0.05, lt=1)
     """A general score that provably drops by less than this counts as not forgotten."""
     confidence: float = Field(0.95, gt=0.5, lt=1)

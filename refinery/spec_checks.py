@@ -1,0 +1,263 @@
+"""What one part of a spec asks of another: names that exist, no cycles, templates over columns that are there."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from refinery import catalog, sources, taskfiles, templates
+from refinery.errors import did_you_mean
+from refinery.spec import SOURCE
+from refinery.spec_load import Draft
+from refinery.spec_messages import choice, explain
+from refinery.spec_models import ModelSpec
+from refinery.spec_types import marked
+from refinery.yamlpos import KeyPath
+
+EXAMPLE_FIELDS = ("question", "answer", "response", "id")
+"""What a step's template may name besides the source's columns (records.Example.fields) and the op's VARIABLES."""
+ENCODERS = ("all-MiniLM-L6-v2",)
+
+
+def check(draft: Draft) -> None:
+    """Add a problem to the draft's document for everything that is wrong between its parts."""
+    _names(draft)
+    _models(draft)
+    columns = _source(draft)
+    _graph(draft)
+    for name, step in draft.spec.graph.items():
+        if not draft.is_broken("graph", name, "op"):
+            variables = getattr(catalog.module(catalog.OPS, step.op), "VARIABLES", ())
+            _params(draft, ("graph", name), f"op {step.op}", step.params, columns, variables)
+    if draft.spec.train:
+        _train(draft, columns)
+    if draft.spec.evaluate:
+        _evaluate(draft)
+    _report(draft)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    return f'there is no {what} "{name}"{did_you_mean(name, known) or choice(known)}'
+
+
+def _names(draft: Draft) -> None:
+    if SOURCE in draft.names("graph"):
+        draft.add(
+            ("graph", SOURCE), f'a step cannot be called "{SOURCE}": that is the rows as they were read', key=True
+        )
+    left = draft.spec.store
+    if "{" in left:
+        draft.add(("store",), f'only {{name}} is filled in here, not "{left[left.index("{") :]}"')
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def _models(draft: Draft) -> None:
+    _base_model(draft, ("model",), draft.spec.model)
+    for name, model in draft.spec.models.items():
+        path: KeyPath = ("models", name)
+        if not draft.is_broken(*path):
+            _model(draft, path, model)
+
+
+def _base_model(draft: Draft, path: KeyPath, model: str) -> None:
+    if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+        draft.add(path, f"there is no folder {model}")
+    elif "/" not in model and model != "lab" and not Path(model).exists() and (hint := did_you_mean(model, ["lab"])):
+        draft.add(path, f'there is no model "{model}"{hint}')
+
+
+def _model(draft: Draft, path: KeyPath, model: ModelSpec) -> None:
+    if model.backend == "transformers":
+        if model.base_url is not None:
+            draft.add((*path, "base_url"), "an address goes with backend: openai", key=True)
+        if model.model != draft.spec.model:
+            _base_model(draft, (*path, "model"), model.model)
+    elif model.base_url is None and not draft.is_broken(*path, "base_url"):
+        draft.add(path, 'backend openai needs "base_url", for example http://localhost:8000/v1', key=True)
+    elif model.base_url is not None and not model.base_url.startswith(("http://", "https://")):
+        draft.add((*path, "base_url"), "an address begins with http:// or https://")
+    place = draft.document.place((*path, "api_key"))
+    written = place.text[place.column - 1 :].lstrip("\"'")
+    if model.api_key and model.api_key.get_secret_value() not in ("", "EMPTY") and not written.startswith("${"):
+        draft.add((*path, "api_key"), 'a key is not written into a spec: put it in the environment and write "${NAME}"')
+
+
+# -- source -----------------------------------------------------------------------------------------------------------
+
+
+def _source(draft: Draft) -> list[str] | None:
+    """The columns that templates may name, None while they are unknown."""
+    if draft.is_broken("source") or "source" not in draft.data:
+        return None
+    source = draft.spec.source
+    columns, mistakes = sources.peek(source)
+    for path, message in mistakes:
+        draft.add(("source", *path), message)
+    if columns is None:
+        return None
+    for key in ("prompt", "answer", "system"):
+        if template := getattr(source, key):
+            _template(draft, ("source", key), template, columns)
+    by = source.split.by
+    if by is not None and by not in columns:
+        draft.add(("source", "split", "by"), _unknown("column", by, columns))
+    if message := sources.unreadable_columns(source, columns):
+        draft.add(("source",), message, key=True)
+    return [column for column in columns if column not in sources.CHAT_COLUMNS]
+
+
+def _template(draft: Draft, path: KeyPath, template: str, known: Iterable[str] | None) -> None:
+    """Syntax, and where the known names are given, that it uses no other."""
+    if message := templates.check(template):
+        draft.add(path, message)
+        return
+    for name in sorted(templates.required(template) - set(known or ())) if known is not None else ():
+        draft.add(path, f'the template uses "{name}"{did_you_mean(name, known) or choice(list(known))}')
+
+
+# -- graph ------------------------------------------------------------------------------------------------------------
+
+
+def _graph(draft: Draft) -> None:
+    known = [SOURCE, *draft.names("graph")]
+    edges: dict[str, list[str]] = {}
+    for name, step in draft.spec.graph.items():
+        single = isinstance(step.from_, str)
+        edges[name] = [up for up in step.upstream if up in draft.spec.graph]
+        for number, upstream in enumerate(step.upstream):
+            if upstream not in known:
+                path: KeyPath = ("graph", name, "from") if single else ("graph", name, "from", number)
+                draft.add(path, _unknown("step", upstream, known))
+        if draft.is_broken("graph", name, "op"):
+            continue
+        if hasattr(catalog.module(catalog.OPS, step.op), "apply") and len(step.upstream) > 1:
+            draft.add(("graph", name, "from"), f"op {step.op} reads one step, not {len(step.upstream)}")
+    for cycle in _cycles(edges):
+        draft.add(("graph", cycle[0], "from"), f"the steps form a cycle: {' -> '.join(cycle)}")
+
+
+def _cycles(edges: dict[str, list[str]]) -> list[list[str]]:
+    """Each cycle once, as [a, b, a] along `from`, beginning at the step that is written first."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+    for start in edges:
+        path = [start]
+        waiting = [iter(edges[start])]
+        while waiting and start not in done:
+            here = next(waiting[-1], None)
+            if here is None:
+                waiting.pop()
+                done.add(path.pop())
+            elif here in path:
+                found.append([*path[path.index(here) :], here])
+            elif here not in done:
+                path.append(here)
+                waiting.append(iter(edges[here]))
+    return found
+
+
+def _params(
+    draft: Draft, path: KeyPath, owner: str, params: BaseModel, columns: list[str] | None, variables: Iterable[str]
+) -> None:
+    """The models, encoders and template variables that the parameters of a step or method name."""
+    models = list(dict.fromkeys([*draft.spec.models, *draft.names("models")]))
+    for where, model in marked(params, "model"):
+        if model not in models and not draft.is_broken(*path, *where):
+            draft.add((*path, *where), f"{owner}: {_unknown('model', model, models)}")
+    for where, encoder in marked(params, "encoder"):
+        if "/" not in encoder and encoder not in ENCODERS and not Path(encoder).is_dir():
+            draft.add((*path, *where), f"{owner}: {_unknown('encoder', encoder, ENCODERS)}")
+    known = None if columns is None else [*EXAMPLE_FIELDS, *variables, *columns]
+    for where, template in marked(params, "template"):
+        _template(draft, (*path, *where), template, known)
+
+
+# -- train, evaluate, report ------------------------------------------------------------------------------------------
+
+
+def _train(draft: Draft, columns: list[str] | None) -> None:
+    train = draft.spec.train
+    assert train is not None
+    steps = [SOURCE, *draft.names("graph")]
+    if train.data not in steps:
+        draft.add(("train", "data"), _unknown("step", train.data, steps))
+    for name, method in train.methods.items():
+        path: KeyPath = ("train", "methods", name)
+        if method.data not in (*steps, train.data):
+            draft.add((*path, "data"), _unknown("step", method.data, steps))
+        if not draft.is_broken(*path, "method"):
+            variables = getattr(catalog.module(catalog.METHODS, method.method), "VARIABLES", ())
+            _params(draft, path, f"method {method.method}", method.params, columns, variables)
+    for number, seed in enumerate(train.seeds):
+        if seed in train.seeds[:number]:
+            draft.add(("train", "seeds", number), f"the seed {seed} is there twice")
+    if train.select.of:
+        known = None if columns is None else [*EXAMPLE_FIELDS, *columns]
+        _template(draft, ("train", "select", "of"), train.select.of, known)
+    if train.tune and draft.spec.source.split.validation == 0:
+        draft.add(("train", "tune"), "tuning chooses on validation rows, and source.split.validation is 0", key=True)
+    for key in train.defaults:
+        fields = {f for m in train.methods.values() for f in type(m.params).model_fields}
+        if key not in fields and not any(
+            draft.is_broken("train", "methods", m) for m in draft.names("train", "methods")
+        ):
+            draft.add(("train", "defaults", key), f"no method has it{did_you_mean(key, fields)}", key=True)
+    for key, values in train.tune.items():
+        _grid(draft, key, values)
+
+
+def _grid(draft: Draft, key: str, values: list) -> None:
+    """Every method must have the parameter and accept each value; what it was read as replaces what was written."""
+    train = draft.spec.train
+    assert train is not None
+    if not values:
+        draft.add(("train", "tune", key), "must not be empty")
+    for name, method in train.methods.items():
+        params = type(method.params)
+        if draft.is_broken("train", "methods", name, "method"):
+            continue
+        if key not in params.model_fields:
+            hint = did_you_mean(key, params.model_fields)
+            draft.add(("train", "tune", key), f"method {name} ({method.method}) has no such parameter{hint}", key=True)
+            return
+        for number, value in enumerate(values):
+            try:
+                values[number] = getattr(params.model_validate({**method.params.model_dump(), key: value}), key)
+            except ValidationError as error:
+                for _, message, _ in explain(error.errors(), {key: value}, params):
+                    draft.add(("train", "tune", key, number), message)
+
+
+def _evaluate(draft: Draft) -> None:
+    evaluate = draft.spec.evaluate
+    assert evaluate is not None
+    if not evaluate.domain and not evaluate.general and not draft.is_broken("evaluate"):
+        if not any(path[0] == "evaluate" for path in draft.broken):
+            draft.add(("evaluate",), "name at least one benchmark under domain or general", key=True)
+    seen: set[str] = set()
+    for part in ("domain", "general"):
+        for number, name in enumerate(getattr(evaluate, part)):
+            path: KeyPath = ("evaluate", part, number)
+            if name in seen:
+                draft.add(path, f'the benchmark "{name}" is there twice')
+            seen.add(name)
+            if name.endswith((".yaml", ".yml")):
+                for message in taskfiles.mistakes(Path(name), evaluate.allow_code):
+                    draft.add(path, message)
+            elif name not in catalog.benchmarks():
+                draft.add(path, _unknown("benchmark", name, catalog.benchmarks()))
+            elif name.startswith("heldout") and draft.spec.source.split.test == 0:
+                draft.add(path, "there are no held-out rows: source.split.test is 0")
+
+
+def _report(draft: Draft) -> None:
+    report = draft.spec.report
+    methods = draft.names("train", "methods")
+    if report.baseline is not None and report.baseline not in methods:
+        draft.add(("report", "baseline"), _unknown("method", report.baseline, methods))
+    for number, section in enumerate(report.sections):
+        if section not in catalog.names(catalog.SECTIONS):
+            draft.add(("report", "sections", number), _unknown("section", section, catalog.names(catalog.SECTIONS)))

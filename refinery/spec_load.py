@@ -1,0 +1,185 @@
+"""From a YAML document to a Spec: the paper's defaults, the parameters of each step, and errors in plain words.
+
+A mistake does not hide the others: the value it stands on is taken out and the rest is checked as if it were not there.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from refinery import catalog
+from refinery.errors import did_you_mean
+from refinery.problems import SpecErrors
+from refinery.spec import SOURCE, Spec
+from refinery.spec_messages import choice, explain, has
+from refinery.spec_types import OpParams
+from refinery.yamlpos import Document, KeyPath
+
+PAPER_GRAPH: dict[str, dict[str, Any]] = {
+    "rewritten": {"op": "rewrite", "from": SOURCE},
+    "close": {"op": "semantic_filter", "from": "rewritten"},
+    "fused": {"op": "fuse", "from": "close"},
+}
+PAPER_METHODS: dict[str, dict[str, Any]] = {
+    "sft_raw": {"method": "sft", "data": SOURCE},
+    "sft_refined": {"method": "sft"},
+    "raft": {"method": "raft"},
+}
+
+
+@dataclass
+class Draft:
+    """A spec under construction: what was written, and a Spec in which every mistake found so far is repaired."""
+
+    document: Document
+    data: dict[str, Any]
+    """What was written, with the defaults for whole sections that were left out."""
+    spec: Spec = field(init=False)
+    broken: set[KeyPath] = field(default_factory=set)
+    """Where a mistake has been reported already, so that nothing more is said of what follows from it."""
+
+    def add(self, path: KeyPath, message: str, *, key: bool = False) -> None:
+        self.broken.add(path)
+        self.document.add(path, message, key=key)
+
+    def names(self, *path: str) -> list[str]:
+        """The keys that were written under `path`, mistaken ones too."""
+        found: Any = self.data
+        for part in path:
+            found = found.get(part) if isinstance(found, dict) else None
+        return list(found) if isinstance(found, dict) else []
+
+    def is_broken(self, *path: str | int) -> bool:
+        return any(path[:depth] in self.broken for depth in range(1, len(path) + 1))
+
+
+def build(document: Document, stem: str) -> Draft:
+    """Validate everything that one part of the spec can be judged on alone; problems go to `document`."""
+    draft = Draft(document, _with_defaults(document.data, stem))
+    data = copy.deepcopy(draft.data)
+    steps = data["graph"] if isinstance(data.get("graph"), dict) else {}
+    for name, step in steps.items():
+        if isinstance(step, dict):
+            steps[name] = _split(draft, step, ("graph", name), "op", "from", catalog.OPS, {})
+    train = data.get("train") if isinstance(data.get("train"), dict) else {}
+    defaults = train.get("defaults") if isinstance(train.get("defaults"), dict) else {}
+    methods = train["methods"] if isinstance(train.get("methods"), dict) else {}
+    for name, method in methods.items():
+        if isinstance(method, dict):
+            place = ("train", "methods", name)
+            methods[name] = _split(draft, method, place, "method", "data", catalog.METHODS, defaults)
+    _task_files(data.get("evaluate"))
+    draft.spec = _validated(draft, data)
+    return draft
+
+
+def _with_defaults(written: dict[str, Any], stem: str) -> dict[str, Any]:
+    data = {key: value for key, value in written.items() if value is not None}
+    data.setdefault("name", "".join(c if c.isalnum() or c in "_.-" else "_" for c in stem))
+    source = data.get("source")
+    if isinstance(source, str):
+        data["source"] = {"path": source}
+    if "source" in data and not {"graph", "train", "evaluate"} & set(written):
+        data["graph"] = copy.deepcopy(PAPER_GRAPH)
+        data["train"] = {"methods": copy.deepcopy(PAPER_METHODS)}
+        data["evaluate"] = {"domain": ["heldout"]}
+    elif isinstance(data.get("train"), dict) and "methods" not in data["train"]:
+        data["train"] = {**data["train"], "methods": copy.deepcopy(PAPER_METHODS)}
+    return data
+
+
+def _task_files(evaluate: Any) -> None:
+    """{task: file.yaml} among the benchmarks becomes the file's path."""
+    for key in ("domain", "general"):
+        entries = evaluate.get(key) if isinstance(evaluate, dict) else None
+        if isinstance(entries, list):
+            evaluate[key] = [e["task"] if isinstance(e, dict) and set(e) == {"task"} else e for e in entries]
+
+
+def _split(
+    draft: Draft,
+    written: dict[str, Any],
+    path: KeyPath,
+    kind: str,
+    other: str,
+    package: str,
+    defaults: dict[str, Any],
+) -> dict[str, Any]:
+    """A step or method as written, with its own parameters validated and moved under `params`."""
+    own = {key: value for key, value in written.items() if key not in (kind, other)}
+    kept = {key: written[key] for key in (kind, other) if key in written}
+    name = written.get(kind)
+    if not isinstance(name, str):
+        return kept  # the outer model says what is wrong with it
+    if name not in catalog.names(package):
+        known = catalog.names(package)
+        draft.add((*path, kind), f'there is no {kind} "{name}"{did_you_mean(name, known) or choice(known)}')
+        return kept
+    params = catalog.module(package, name).Params
+    shared = {k: v for k, v in defaults.items() if k in params.model_fields and k not in own}
+    for key in [k for k in own if k not in params.model_fields]:
+        known = [kind, other, *params.model_fields]
+        draft.add((*path, key), f'{kind} {name} has no "{key}"{did_you_mean(key, known) or choice(known)}', key=True)
+        del own[key]
+    places = {key: ("train", "defaults") for key in shared}
+    return {**kept, "params": validated_params(draft, params, {**own, **shared}, path, places)}
+
+
+def validated_params(
+    draft: Draft, model: type[BaseModel], values: dict[str, Any], path: KeyPath, places: Mapping[str, KeyPath]
+) -> BaseModel:
+    """`values` as the op's Params. Each mistake is reported and its value left out; at worst empty OpParams."""
+    values = copy.deepcopy(values)
+    for _ in range(8):
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            written = {**values}
+            for parts, message, at_key in explain(error.errors(), written, model):
+                where = (*places.get(str(parts[0]) if parts else "", path), *parts)
+                draft.add(where, message, key=at_key)
+                _remove(values, parts)
+            if any(e["type"] == "missing" and len(e["loc"]) == 1 for e in error.errors()):
+                return OpParams()
+    return OpParams()
+
+
+def _validated(draft: Draft, data: dict[str, Any]) -> Spec:
+    for _ in range(8):
+        try:
+            return Spec.model_validate(data)
+        except ValidationError as error:
+            for path, message, at_key in explain(error.errors(), data, Spec):
+                draft.add(path, message, key=at_key)
+                _repair(data, path)
+    raise SpecErrors(draft.document.problems)
+
+
+def _repair(data: dict[str, Any], path: KeyPath) -> None:
+    """Take a mistaken value out; where the rest cannot do without it, put something harmless in its place."""
+    if path[:1] == ("source",) and (len(path) == 1 or path[1] in ("hub", "sql", "path", "lab")):
+        data["source"] = {"lab": "clinic"}
+    elif path[:1] == ("graph",) and path[2:] == ("from",):
+        data["graph"][path[1]]["from"] = SOURCE
+    elif path[:1] == ("graph",) and len(path) == 3 and path[2] == "op":
+        del data["graph"][path[1]]
+    elif path[:2] == ("train", "methods") and len(path) > 2:
+        del data["train"]["methods"][path[2]]
+        if not data["train"]["methods"]:
+            del data["train"]
+    elif path[:2] == ("train", "methods"):
+        del data["train"]
+    elif path == ("name",):
+        data["name"] = "spec"
+    elif path:
+        _remove(data, path)
+
+
+def _remove(data: Any, path: KeyPath) -> None:
+    for part in path[:-1]:
+        data = data[part] if has(data, part) else None
+    if path and has(data, path[-1]):
+        del data[path[-1]]

@@ -1,0 +1,109 @@
+"""Users' SQL, walled in: DuckDB in memory, over the tables it was given and nothing else.
+
+The declared files are loaded first; then access to files, network, extensions and Python's variables is switched off,
+the configuration is locked, and only then does the user's query run, which must be a single SELECT.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from refinery.errors import UserError
+
+READERS = {
+    ".jsonl": "read_json(?, format='newline_delimited', maximum_object_size=268435456)",
+    ".json": "read_json(?, format='array', maximum_object_size=268435456)",
+    ".csv": "read_csv(?, header=true)",
+    ".tsv": "read_csv(?, header=true, delim='\\t')",
+    ".parquet": "read_parquet(?)",
+}
+LOCKS = (
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET allow_persistent_secrets = false",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
+BATCH = 1000
+
+Table = Path | Sequence[Mapping[str, Any]]
+
+
+def query(sql: str, tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+    """The rows of one SELECT over `tables`: files, or rows at hand (whose values are as in JSON).
+
+    Without ORDER BY the order of rows is DuckDB's. Raises UserError with DuckDB's own words for a query that fails, is
+    not a single SELECT, or reaches for anything but the tables.
+    """
+    with _connection() as connection:
+        for name, table in tables.items():
+            _load(connection, name, table)
+        for lock in LOCKS:
+            connection.execute(lock)
+        try:
+            statements = connection.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise UserError("sql: the query must be a single SELECT")
+            connection.execute(statements[0])
+            return list(_rows(connection))
+        except duckdb.Error as error:
+            raise UserError(f"sql: {_plainly(error)}") from None
+
+
+def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, in its order. UserError where it cannot be read."""
+    try:
+        with _connection() as connection:
+            connection.execute("SELECT * FROM read_parquet(?)", [str(path)])
+            yield from _rows(connection)
+    except duckdb.Error as error:
+        raise UserError(f"{path}: {_plainly(error)}") from None
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The column names of a Parquet file, from its footer. UserError where it cannot be read."""
+    try:
+        with _connection() as connection:
+            connection.execute("SELECT * FROM read_parquet(?) LIMIT 0", [str(path)])
+            return [column[0] for column in connection.description or ()]
+    except duckdb.Error as error:
+        raise UserError(f"{path}: {_plainly(error)}") from None
+
+
+def _connection() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(":memory:", config={"python_enable_replacements": "false", "threads": "2"})
+
+
+def _load(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> None:
+    target = '"' + name.replace('"', '""') + '"'
+    if isinstance(table, Path):
+        reader = READERS.get(table.suffix.lower())
+        if reader is None:
+            raise UserError(f"sql: table {name}: {table} is none of {', '.join(READERS)}")
+        try:
+            connection.execute(f"CREATE TABLE {target} AS SELECT * FROM {reader}", [str(table)])
+        except duckdb.Error as error:
+            raise UserError(f"sql: table {name}: {_plainly(error)}") from None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.jsonl"
+        file.write_text("".join(json.dumps(dict(row)) + "\n" for row in table), "utf-8")
+        _load(connection, name, file)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    names = [column[0] for column in connection.description or ()]
+    while batch := connection.fetchmany(BATCH):
+        for row in batch:
+            yield dict(zip(names, row, strict=True))
+
+
+def _plainly(error: duckdb.Error) -> str:
+    """The first line of DuckDB's message, without its class."""
+    first = next((line for line in str(error).splitlines() if line.strip()), "failed").strip()
+    kind, _, rest = first.partition(": ")
+    return rest if rest and kind.endswith("Error") else first
