@@ -8,8 +8,6 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Waiting = tuple[Item, "asyncio.Future[Result]"]
-
 
 class Batcher(Generic[Item, Result]):
     """`await batcher(item)` answers with the item's result of `run(items)`.
@@ -25,7 +23,7 @@ class Batcher(Generic[Item, Result]):
     ):
         self.run, self.max_batch = run, max_batch
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._waiting: list[Waiting[Item, Result]] = []
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._busy = False
         """True from the first waiting call until no call waits and no batch runs."""
@@ -60,7 +58,7 @@ class Batcher(Generic[Item, Result]):
             batch, self._waiting = waiting[: self.max_batch], waiting[self.max_batch :]
             self._task = self._loop.create_task(self._answer(batch))
 
-    async def _answer(self, batch: list[Waiting[Item, Result]]) -> None:
+    async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         assert self._loop is not None
         try:
             results = await self._loop.run_in_executor(self._thread, self.run, [item for item, _ in batch])
