@@ -1,7 +1,6 @@
 """What a row operation may ask for: text, likelihoods and embeddings, each from what the spec names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,30 +9,20 @@ from refinery.models.base import Likelihood, Model, Reply, Sampling
 from refinery.records import Message
 
 
-class Services(Protocol):
-    """Opens what steps ask, once each, and closes it when the graph is done."""
+class Provider(Protocol):
+    """Where a context's models and encoders come from: a run's `Services`, or a plan that only looks up answers."""
 
     async def model(self, name: str) -> Model: ...
 
     async def embed(self, encoder: str, texts: list[str]) -> np.ndarray: ...
 
 
-@dataclass(slots=True)
-class Usage:
-    """What a step has cost so far. Requests that were answered from the store cost no tokens."""
-
-    asked: int = 0
-    cached: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class Context:
     """One step's access to models and encoders. Calls of many rows run side by side; each may raise RowError."""
 
-    def __init__(self, step: str, seed: int, services: Services):
-        self.step, self.seed, self.usage = step, seed, Usage()
-        self._services = services
+    def __init__(self, step: str, seed: int, provider: Provider):
+        self.step, self.seed = step, seed
+        self._provider = provider
 
     async def ask(
         self,
@@ -50,21 +39,12 @@ class Context:
         """One answer from the model of that name. Equal requests give equal answers, those of earlier runs included;
         `sample` tells draws from one prompt apart."""
         sampling = Sampling(temperature, top_p, top_k, max_tokens, tuple(stop), self.seed)
-        reply = await (await self._services.model(model)).generate(messages, sampling, sample)
-        if reply.cached:
-            self.usage.cached += 1
-        else:
-            self.usage.asked += 1
-            self.usage.prompt_tokens += reply.prompt_tokens
-            self.usage.completion_tokens += reply.completion_tokens
-        return reply
+        return await (await self._provider.model(model)).generate(messages, sampling, sample)
 
     async def loglikelihood(self, model: str, messages: list[Message], continuation: str) -> Likelihood:
         """Log-probabilities (nats) of `continuation` as the assistant's turn after `messages`."""
-        found = await (await self._services.model(model)).loglikelihood(messages, continuation)
-        self.usage.asked += 1
-        return found
+        return await (await self._provider.model(model)).loglikelihood(messages, continuation)
 
     async def embed(self, encoder: str, texts: list[str]) -> np.ndarray:
         """(n, d) float32 unit vectors in the order of `texts`; a text without a token gives a zero vector."""
-        return await self._services.embed(encoder, texts)
+        return await self._provider.embed(encoder, texts)

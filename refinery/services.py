@@ -1,0 +1,64 @@
+"""The models and encoders of one run: each opened when first asked, shared by all steps, closed at the end."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import fields
+
+import numpy as np
+
+from refinery import models
+from refinery.encoder import Encoder
+from refinery.journal import Journal
+from refinery.models.batcher import Batcher
+from refinery.models.cache import CachedModel, Counts
+from refinery.spec import ModelSpec
+from refinery.store import Store
+
+ENCODER_BATCH = 256
+"""Rows embedded together, at most."""
+
+
+class Services:
+    """The Provider of a running step's Context."""
+
+    def __init__(self, specs: Mapping[str, ModelSpec], store: Store, journal: Journal):
+        self.specs, self.store, self.journal = specs, store, journal
+        self._models: dict[str, CachedModel] = {}
+        self._encoders: dict[str, Batcher[list[str], np.ndarray]] = {}
+        self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def model(self, name: str) -> CachedModel:
+        """The model of that name in the spec, opened in a thread, since weights may have to be read."""
+        async with self._opening[name]:
+            if name not in self._models:
+                opened = await asyncio.to_thread(models.open_model, self.specs[name], name)
+                self._models[name] = CachedModel(opened, self.store, self.journal)
+        return self._models[name]
+
+    async def embed(self, encoder: str, texts: list[str]) -> np.ndarray:
+        """(n, d) float32 unit vectors."""
+        async with self._opening[encoder]:
+            if encoder not in self._encoders:
+                opened = await asyncio.to_thread(Encoder, encoder)
+                run = lambda rows: _embed(opened, rows)  # noqa: E731
+                self._encoders[encoder] = Batcher(run, max_batch=ENCODER_BATCH, name="encoder")
+        return await self._encoders[encoder](texts)
+
+    def counts(self) -> Counts:
+        """What all models were asked so far."""
+        every = [model.counts for model in self._models.values()]
+        return Counts(*(sum(getattr(counts, f.name) for counts in every) for f in fields(Counts)))
+
+    async def close(self) -> None:
+        for model in self._models.values():
+            await model.close()
+        for encoder in self._encoders.values():
+            encoder.close()
+
+
+def _embed(encoder: Encoder, rows: list[list[str]]) -> list[np.ndarray]:
+    """One pass over the distinct texts of many rows."""
+    index = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
+    vectors = encoder.encode(list(index))
+    return [vectors[[index[text] for text in row]] for row in rows]

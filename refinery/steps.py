@@ -1,0 +1,120 @@
+"""A spec's steps as the store sees them: what each reads, which of its rows are answered, and what depends on it."""
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel
+
+from refinery import catalog, models, sources
+from refinery.errors import UserError
+from refinery.records import Outcome, digest
+from refinery.spec import SOURCE, Spec, fingerprints, order
+from refinery.spec_types import marked
+from refinery.store import Store
+
+SOURCE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node of the graph, resolved."""
+
+    name: str
+    op: str
+    module: ModuleType
+    params: BaseModel
+    fingerprint: str
+    upstream: str
+    """Name of the step it reads, or "source"."""
+    reads: str
+    """That step's fingerprint."""
+    models: dict[str, str]
+    """Name in the spec to identity, for every model it names."""
+
+
+def read_source(spec: Spec) -> tuple[str, list[Outcome]]:
+    """(fingerprint, one outcome for every row read, of all splits). The fingerprint digests what was read and not where
+    from: a file that moved, or a template that renders the same prompts, changes nothing downstream."""
+    outcomes = sources.load(spec)
+    rows = [_content(outcome) for outcome in outcomes]
+    return digest({"op": SOURCE, "version": SOURCE_VERSION, "rows": rows}), outcomes
+
+
+def _content(outcome: Outcome) -> list[Any]:
+    example = outcome.example
+    if example is None:
+        return [outcome.example_id, outcome.reason]
+    return [example.id, example.prompt, example.answer, example.split, example.meta]
+
+
+def resolve(spec: Spec, source: str, *, fetch: bool = False) -> list[Step]:
+    """The spec's steps in running order, given the source's fingerprint.
+
+    A hub model that is not on this machine goes by its name; `fetch` downloads it, so that it goes by its weights as
+    it will from then on. UserError for a step that reads several steps with an op that takes one.
+    """
+    identity = functools.cache(lambda name: models.identity(spec.models[name], fetch=fetch))
+    names = {id(model): name for name, model in spec.models.items()}
+    known = fingerprints(spec, lambda model: identity(names[id(model)]), source)
+    steps = []
+    for name in order(spec):
+        step = spec.graph[name]
+        if len(step.upstream) != 1:
+            raise UserError(f"step {name}: {step.op} reads one step, not {len(step.upstream)}")
+        named = {model: identity(model) for _, model in marked(step.params, "model")}
+        (upstream,) = step.upstream
+        module = catalog.module(catalog.OPS, step.op)
+        steps.append(Step(name, step.op, module, step.params, known[name], upstream, known[upstream], named))
+    return steps
+
+
+def inputs(store: Store, fingerprint: str) -> dict[str, int]:
+    """Example id to position of the rows that a step hands on to the graph: of the train split, not dropped.
+
+    Positions are the source's own, whatever was dropped on the way, so that a row keeps its place when it comes back.
+    """
+    sql = """SELECT o.example_id, o.position FROM outcomes o JOIN examples e USING (body)
+             WHERE o.step = ? AND e.split = 'train' ORDER BY o.position"""
+    return {row["example_id"]: row["position"] for row in store.query(sql, [fingerprint])}
+
+
+def settled(store: Store, fingerprint: str) -> dict[str, bool]:
+    """Example id to whether its outcome stands, for every outcome of a step; a transient one is to be asked again."""
+    sql = "SELECT example_id, transient FROM outcomes WHERE step = ?"
+    return {row["example_id"]: not row["transient"] for row in store.query(sql, [fingerprint])}
+
+
+def stands(store: Store, fingerprint: str) -> bool:
+    """Whether the step is complete and no row of it waits to be asked again."""
+    step = store.step(fingerprint)
+    return step is not None and step["status"] == "complete" and all(settled(store, fingerprint).values())
+
+
+def forget_downstream(store: Store, fingerprint: str, example_ids: Iterable[str]) -> None:
+    """Before rows of a step are made anew: delete what every later step in the store made of them, of other specs
+    too, and mark those steps as running, so that they ask for these rows again and never pass for complete."""
+    ids = list(example_ids)
+    rows = store.query("SELECT * FROM steps")
+    stale, grew = {fingerprint}, True
+    while grew:
+        later = {row["fingerprint"] for row in rows if stale & set(row["upstream"])} - stale
+        stale |= later
+        grew = bool(later)
+    for row in rows:
+        if row["fingerprint"] in stale - {fingerprint} and settled(store, row["fingerprint"]).keys() & set(ids):
+            store.replace("steps", [{**row, "status": "running", "finished_at": None}], ["fingerprint"])
+            store.delete_outcomes(row["fingerprint"], ids)
+
+
+def data_fingerprint(store: Store, fingerprint: str) -> str:
+    """Digest of the rows a step hands on: ids, prompts and responses in order. It changes where a step's fingerprint
+    does not: when rows that a server failed to answer are asked again."""
+    return digest([[e.id, e.prompt, e.response, e.split] for e in store.examples(fingerprint)])
+
+
+def recorded(step: Step) -> dict[str, Any]:
+    """What the store notes of a step's parameters: every one, defaults included."""
+    return step.params.model_dump(mode="json")
