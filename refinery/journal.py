@@ -9,7 +9,7 @@ changes nothing. (A power cut may lose the last rows: they are not forced to dis
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +22,8 @@ KEYS = {"generations": GENERATION_KEYS, "likelihoods": LIKELIHOOD_KEYS, "outcome
 """The tables that are journaled, and what makes a row of each the same row."""
 
 REPLAY_BATCH = 5000
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":"))
 
 
 class Journal:
@@ -72,7 +74,9 @@ class Journal:
 
     def outcome(self, step: str, position: int, outcome: Outcome) -> None:
         """Note what the step of that fingerprint did to its example at `position`. RowError as for `append`."""
-        line = {"step": step, "position": position, "outcome": asdict(outcome)}
+        line = {"step": step, "position": position, "outcome": _shallow(outcome)}
+        if outcome.example is not None:
+            line["outcome"]["example"] = _shallow(outcome.example)
         self._append("outcomes", (step, outcome.example_id), line, {"triple": (step, position, outcome)})
 
     def find(self, table: str, key: tuple[Any, ...]) -> Row | None:
@@ -124,7 +128,7 @@ class Journal:
         if self._failure:
             raise self._failure
         try:
-            text = json.dumps([table, line], ensure_ascii=False, default=str, separators=(",", ":")).encode("utf-8")
+            text = _ENCODER.encode([table, line]).encode("utf-8")
         except UnicodeEncodeError as error:
             raise RowError("invalid_text", str(error)) from None
         with self._lock:
@@ -152,6 +156,11 @@ class Journal:
     def _files(self) -> list[Path]:
         found = self.store.path.parent.glob(f"{self.store.path.name}.journal.*")
         return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
+
+
+def _shallow(record: Outcome | Example) -> Row:
+    """`dataclasses.asdict` without its deep copy."""
+    return {each.name: getattr(record, each.name) for each in fields(record)}
 
 
 def _parts(rows: dict[str, dict[Any, Row]]) -> list[Part]:

@@ -161,7 +161,7 @@ def _training(connection: Any) -> None:
             ("run_id", "VARCHAR", "The run that last worked on it (runs.id)."),
             ("name", "VARCHAR", "The method's name in the spec."),
             ("method", "VARCHAR", "The method: a file name under trainers/methods; empty for the base."),
-            ("role", "VARCHAR", "final, tuning or base."),
+            ("role", "VARCHAR", "final, tuning, former (final in an earlier spec) or base."),
             ("seed", "BIGINT", "Training seed."),
             ("params", "JSON", "Every parameter, defaults included."),
             ("data_fingerprint", "VARCHAR", "steps.fingerprint of the rows it was trained on."),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from refinery.errors import UserError
 from refinery.lock import exclusive
@@ -259,6 +260,12 @@ class Store:
             found.setdefault(row["digest"], []).append(row)
         return found
 
+    def known(self, table: str) -> np.ndarray:
+        """The first 64 bits of each digest in `generations` or `likelihoods`, uint64, in no order."""
+        with self._open(write=False) as connection:
+            sql = f"SELECT ('0x' || left(digest, 16))::UBIGINT AS short FROM {table}"
+            return np.asarray(connection.execute(sql).fetchnumpy()["short"], dtype=np.uint64)
+
     def add_likelihoods(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.replace("likelihoods", rows, LIKELIHOOD_KEYS)
 
@@ -282,7 +289,7 @@ class Store:
         path: str,
         role: str,
     ) -> None:
-        """Record weights about to be made. `role`: final, tuning or base."""
+        """Record weights about to be made. `role`: final, tuning, former or base."""
         row = {"fingerprint": fingerprint, "run_id": run_id, "name": name, "method": method, "role": role}
         row |= {"seed": seed, "params": dict(params), "data_fingerprint": data_fingerprint, "base": base}
         row |= {"path": str(path), "status": "running", "manifest": None, "started_at": now(), "finished_at": None}
@@ -292,6 +299,14 @@ class Store:
         with self._transaction() as connection:
             sql = "UPDATE checkpoints SET status = 'complete', manifest = ?, finished_at = ? WHERE fingerprint = ?"
             connection.execute(sql, [as_json(dict(manifest)), now(), fingerprint])
+
+    def mark_final(self, fingerprints: Sequence[str]) -> None:
+        """Exactly these checkpoints are what the spec now asks for; others that were final become "former"."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE checkpoints SET role = 'former' WHERE role = 'final'")
+            connection.execute(
+                "UPDATE checkpoints SET role = 'final' WHERE list_contains(?, fingerprint)", [list(fingerprints)]
+            )
 
     def checkpoint(self, fingerprint: str) -> Row | None:
         return _only(self.query("SELECT * FROM checkpoints WHERE fingerprint = ?", [fingerprint]))

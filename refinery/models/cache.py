@@ -7,8 +7,10 @@ itself serves any limit it fits in, one that was cut serves only the limit that 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+import numpy as np
 
 from refinery.journal import Journal
 from refinery.models.base import Likelihood, Model, Reply, Sampling, check_text
@@ -63,6 +65,7 @@ class CachedModel:
         self.model, self.journal, self.counts = model, journal, Counts()
         self.identity = model.identity
         self._under_way: dict[tuple[str, ...], asyncio.Future[Any]] = {}
+        self._seen = {table: _Seen(store.known(table)) for table in ("generations", "likelihoods")}
         self._lookups = {
             "generations": Batcher(_each(store.generations), max_batch=LOOKUP_BATCH, name="cache"),
             "likelihoods": Batcher(_each(store.likelihoods), max_batch=LOOKUP_BATCH, name="cache"),
@@ -74,14 +77,14 @@ class CachedModel:
 
         async def answer() -> Reply:
             row = self.journal.find("generations", (name, sampling.max_tokens))
-            row = row or reusable(await self._lookups["generations"](name) or (), sampling.max_tokens)
+            row = row or reusable(await self._stored("generations", name) or (), sampling.max_tokens)
             if row:
                 return Reply(**{key: row[key] for key in _REPLY}, cached=True)
             reply = await self.model.generate(messages, sampling, sample)
             request = {"messages": messages, "sample": sample, "sampling": _shape(sampling)}
             row = {"digest": name, "model": self.identity, "request": request, "max_tokens": sampling.max_tokens}
             row |= {key: getattr(reply, key) for key in _REPLY}
-            self.journal.append("generations", {**row, "created_at": now().isoformat()})
+            self._note("generations", row)
             self.counts.prompt_tokens += reply.prompt_tokens
             self.counts.completion_tokens += reply.completion_tokens
             return reply
@@ -93,13 +96,13 @@ class CachedModel:
         name = likelihood_digest(self.identity, messages, continuation)
 
         async def answer() -> Likelihood:
-            row = self.journal.find("likelihoods", (name,)) or await self._lookups["likelihoods"](name)
+            row = self.journal.find("likelihoods", (name,)) or await self._stored("likelihoods", name)
             if row:
                 return Likelihood(list(row["logprobs"]), cached=True)
             likelihood = await self.model.loglikelihood(messages, continuation)
             request = {"messages": messages, "continuation": continuation}
             row = {"digest": name, "model": self.identity, "request": request, "logprobs": likelihood.logprobs}
-            self.journal.append("likelihoods", {**row, "created_at": now().isoformat()})
+            self._note("likelihoods", row)
             return likelihood
 
         return self._counted(await self._once((name,), answer))
@@ -108,6 +111,13 @@ class CachedModel:
         for lookup in self._lookups.values():
             lookup.close()
         await self.model.close()
+
+    async def _stored(self, table: str, name: str) -> Any:
+        return await self._lookups[table](name) if name in self._seen[table] else None
+
+    def _note(self, table: str, row: dict[str, Any]) -> None:
+        self.journal.append(table, {**row, "created_at": now().isoformat()})
+        self._seen[table].add(row["digest"])
 
     def _counted(self, answer: Answer) -> Answer:
         if answer.cached:
@@ -154,6 +164,26 @@ def _each(find: Callable[[Sequence[str]], Mapping[str, Any]]) -> Callable[[list[
 
 def _shape(sampling: Sampling) -> dict[str, Any]:
     """What of the sampling shapes an answer: everything but max_tokens."""
-    shape = asdict(sampling)
-    del shape["max_tokens"]
-    return shape
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "stop": list(sampling.stop),
+        "seed": sampling.seed,
+    }
+
+
+class _Seen:
+    """Which digests the store may hold, by their first 64 bits: most requests of a first run need not ask it."""
+
+    def __init__(self, old: np.ndarray):
+        self.old = np.sort(old)
+        self.new: set[int] = set()
+
+    def add(self, name: str) -> None:
+        self.new.add(int(name[:16], 16))
+
+    def __contains__(self, name: str) -> bool:
+        number = int(name[:16], 16)
+        at = self.old.searchsorted(np.uint64(number))
+        return number in self.new or (at < len(self.old) and int(self.old[at]) == number)
