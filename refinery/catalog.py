@@ -11,9 +11,14 @@ OPS, METHODS, BENCHMARKS, SECTIONS = "refinery.ops", "trainers.methods", "evals.
 
 def names(package: str) -> list[str]:
     """The public modules of a package, sorted, without importing them."""
+    return list(_names(package))
+
+
+@lru_cache
+def _names(package: str) -> tuple[str, ...]:
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or []) if spec else []
-    return sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_"))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")))
 
 
 def module(package: str, name: str) -> ModuleType:

@@ -43,7 +43,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}\n{self.place.snippet()}"
+        head = f"{self.place}: {self.message}"
+        return f"{head}\n{self.place.snippet()}" if self.place.text.strip() else head
 
 
 class SpecErrors(UserError):

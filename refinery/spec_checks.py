@@ -114,8 +114,11 @@ def _template(draft: Draft, path: KeyPath, template: str, known: Iterable[str] |
     if message := templates.check(template):
         draft.add(path, message)
         return
-    for name in sorted(templates.required(template) - set(known or ())) if known is not None else ():
-        draft.add(path, f'the template uses "{name}"{did_you_mean(name, known) or choice(list(known))}')
+    if known is None:
+        return
+    for name in sorted(templates.required(template) - set(known)):
+        names = list(dict.fromkeys(known))
+        draft.add(path, f'the template uses "{name}"{did_you_mean(name, names) or choice(names)}')
 
 
 # -- graph ------------------------------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ def _graph(draft: Draft) -> None:
     edges: dict[str, list[str]] = {}
     for name, step in draft.spec.graph.items():
         single = isinstance(step.from_, str)
-        edges[name] = [up for up in step.upstream if up in draft.spec.graph]
+        edges[name] = [up for up in step.upstream if up in draft.spec.graph and up != SOURCE]
         for number, upstream in enumerate(step.upstream):
             if upstream not in known:
                 path: KeyPath = ("graph", name, "from") if single else ("graph", name, "from", number)

@@ -42,8 +42,14 @@ class Draft:
     """Where a mistake has been reported already, so that nothing more is said of what follows from it."""
 
     def add(self, path: KeyPath, message: str, *, key: bool = False) -> None:
+        """Report a mistake, unless its value could not even be read as YAML, which has been said."""
+        if not any(path[: len(unread)] == unread for unread in self.document.unread):
+            self.document.add(path, message, key=key)
         self.broken.add(path)
-        self.document.add(path, message, key=key)
+
+    def follows(self, path: KeyPath) -> bool:
+        """Is something inside `path` broken? What is said of the whole then, once it was taken out, follows from it."""
+        return any(len(broken) > len(path) and broken[: len(path)] == path for broken in self.broken)
 
     def names(self, *path: str) -> list[str]:
         """The keys that were written under `path`, mistaken ones too."""
@@ -140,7 +146,8 @@ def validated_params(
             written = {**values}
             for parts, message, at_key in explain(error.errors(), written, model):
                 where = (*places.get(str(parts[0]) if parts else "", path), *parts)
-                draft.add(where, message, key=at_key)
+                if not draft.follows(where):
+                    draft.add(where, message, key=at_key)
                 _remove(values, parts)
             if any(e["type"] == "missing" and len(e["loc"]) == 1 for e in error.errors()):
                 return OpParams()
@@ -153,7 +160,8 @@ def _validated(draft: Draft, data: dict[str, Any]) -> Spec:
             return Spec.model_validate(data)
         except ValidationError as error:
             for path, message, at_key in explain(error.errors(), data, Spec):
-                draft.add(path, message, key=at_key)
+                if not draft.follows(path):
+                    draft.add(path, message, key=at_key)
                 _repair(data, path)
     raise SpecErrors(draft.document.problems)
 

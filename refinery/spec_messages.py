@@ -10,6 +10,9 @@ from pydantic_core import ErrorDetails
 from refinery.errors import did_you_mean
 from refinery.yamlpos import KeyPath
 
+SHOWN = 20
+"""Names listed where a word is close to none of them."""
+
 
 def explain(errors: Sequence[ErrorDetails], data: Any, model: type[BaseModel]) -> list[tuple[KeyPath, str, bool]]:
     """(path in the YAML, message, place it at the key?) of each error; later list items first, for removing them.
@@ -112,7 +115,10 @@ def show(value: Any) -> str:
 
 def choice(known: Sequence[str]) -> str:
     """What there is, for a word that is close to none of it."""
-    return f" (there are: {', '.join(known)})" if known else " (there are none)"
+    if not known:
+        return " (there are none)"
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f" (there are: {', '.join(known[:SHOWN])}{more})"
 
 
 def known_keys(model: type[BaseModel], path: KeyPath) -> list[str]:

@@ -65,8 +65,9 @@ def variables(template: str) -> set[str]:
 
 def required(template: str) -> set[str]:
     """The names without which rendering fails: `variables` less those that the template itself guards
-    with `is defined` or `default(...)`."""
-    tree = _ENV.parse(template) if check(template) is None else nodes.Template([])
+    with `is defined` or `default(...)`. UserError where it is malformed."""
+    _compile(template)
+    tree = _ENV.parse(template)
     guarded = {
         node.node.name
         for node in tree.find_all((nodes.Filter, nodes.Test))

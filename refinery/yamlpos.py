@@ -34,6 +34,8 @@ class Document:
     values: dict[KeyPath, Place] = field(default_factory=dict)
     keys: dict[KeyPath, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    unread: set[KeyPath] = field(default_factory=set)
+    """Values that stand for nothing, because a problem with their YAML has been reported."""
 
     def place(self, path: KeyPath, *, key: bool = False) -> Place:
         """Where the value (or its key) stands; of a path that is not written, its nearest written parent's key."""
@@ -94,27 +96,28 @@ class _Reader:
         text = self.lines[line].rstrip("\r") if line < len(self.lines) else ""
         return Place(self.document.file, line + 1, column + 1, text)
 
-    def problem(self, node: yaml.Node, message: str) -> None:
+    def problem(self, node: yaml.Node, path: KeyPath, message: str) -> None:
         place = self.place(node.start_mark.line, node.start_mark.column)
         self.document.problems.append(Problem(place, message))
+        self.document.unread.add(path)
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self.document.values.setdefault(path, self.place(node.start_mark.line, node.start_mark.column))
         self.count += 1
         if id(node) in self.open:
-            return self.problem(node, "an alias inside the very thing it names")
+            return self.problem(node, path, "an alias inside the very thing it names")
         if self.count > MAX_NODES:
             raise RecursionError
         if node.tag != "plain" and node.tag not in _SAFE_TAGS:
             name = node.tag.replace("tag:yaml.org,2002:", "!!")
-            return self.problem(node, f"the tag {name} is not allowed: a spec holds only plain values")
+            return self.problem(node, path, f"the tag {name} is not allowed: a spec holds only plain values")
         self.open.append(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
                 return self.mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
-            return self.scalar(node)
+            return self.scalar(node, path)
         finally:
             self.open.pop()
 
@@ -124,7 +127,7 @@ class _Reader:
         for key, value in _own_then_merged(node):
             place = self.place(key.start_mark.line, key.start_mark.column)
             if not isinstance(key, yaml.ScalarNode):
-                self.problem(key, 'a key must be text (a template is written in quotes: "{{ question }}")')
+                self.problem(key, path, 'a key must be text (a template is written in quotes: "{{ question }}")')
                 continue
             name = key.value
             if name in first:
@@ -137,11 +140,11 @@ class _Reader:
             result[name] = self.value(value, (*path, name))
         return result
 
-    def scalar(self, node: yaml.ScalarNode) -> Any:
-        text = self.expand(node) if "${" in node.value else node.value
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        text = self.expand(node, path) if "${" in node.value else node.value
         return plain_value(text) if node.tag == "plain" else text
 
-    def expand(self, node: yaml.ScalarNode) -> str:
+    def expand(self, node: yaml.ScalarNode, path: KeyPath) -> str:
         seen = node.start_mark.index
 
         def one(match: re.Match[str]) -> str:
@@ -157,6 +160,7 @@ class _Reader:
             if value is None:
                 message = f"the environment variable {name} is not set (a default is written ${{{name}:-value}})"
                 self.document.problems.append(Problem(self.at(max(found, node.start_mark.index)), message))
+                self.document.unread.add(path)
             return value or ""
 
         return _ENV.sub(one, node.value)
