@@ -111,7 +111,7 @@ class Store:
             connection = _connect(self.path, write, patience)
             try:
                 yield connection
-            except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+            except (duckdb.OperationalError, duckdb.FatalException) as error:  # disk full, gone, memory capped
                 raise UserError(f"{self.path}: {_first_line(error)}") from error
             except (duckdb.InvalidInputException, UnicodeEncodeError) as error:
                 if "surrogate" not in str(error):

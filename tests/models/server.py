@@ -1,0 +1,171 @@
+"""An OpenAI-compatible server on the loopback for tests: answers by rule, fails on request, counts what it was asked.
+
+`with serve(latency=0.05, rate_limit_every=10) as server:` runs it in a process of its own; `server.url` is the
+base_url, `server.stats()` what GET /stats says: requests, answered, most at once, last headers and body.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+GARBAGE = {
+    "not_json": b"<html>bad gateway</html>",
+    "no_choices": b'{"object": "chat.completion"}',
+    "empty_choices": b'{"choices": []}',
+    "list": b"[1, 2]",
+    "torn": b'{"choices": [{"message": {"content": "hal',
+    "null": b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}',
+    "empty": b'{"choices": [{"message": {"content": " "}, "finish_reason": "stop"}]}',
+    "number": b'{"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}',
+    "surrogate": b'{"choices": [{"message": {"content": "half \\ud83d"}, "finish_reason": "stop"}]}',
+    "refusal": b'{"choices": [{"message": {"content": null, "refusal": "I will not."}, "finish_reason": "stop"}]}',
+}
+
+
+def answer(body: dict[str, Any], how: str) -> str:
+    """`echo`: the last message; `hash`: 8 hex digits of messages, seed and temperature."""
+    if how == "echo":
+        return body["messages"][-1]["content"]
+    shape = json.dumps([body["messages"], body.get("seed"), body.get("temperature")])
+    return "answer " + hashlib.sha256(shape.encode()).hexdigest()[:8]
+
+
+class Server:
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.requests = self.answered = self.now = self.most = 0
+        self.last: dict[str, Any] = {}
+        self.bodies: list[Any] = []
+
+    async def stats(self, _: web.Request) -> web.Response:
+        counts = {"requests": self.requests, "answered": self.answered, "most": self.most, "bodies": self.bodies}
+        return web.json_response({**counts, "last": self.last})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.requests += 1
+        number = self.requests
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            body = json.loads(await request.read())
+            self.last = {"headers": dict(request.headers), "body": body}
+            if self.options.keep_bodies:
+                self.bodies.append(body)
+            if self.options.latency:
+                await asyncio.sleep(self.options.latency)
+            return self._failure(request, body, number) or await self._hang(number) or self._answer(body)
+        finally:
+            self.now -= 1
+
+    async def _hang(self, number: int) -> None:
+        if self.options.hang_every and number % self.options.hang_every == 0:
+            await asyncio.sleep(3600)
+
+    def _failure(self, request: web.Request, body: dict[str, Any], number: int) -> web.StreamResponse | None:
+        o = self.options
+
+        def every(k: int) -> bool:
+            return bool(k) and number % k == 0
+
+        def refuse(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+            return web.json_response({"error": {"message": message}}, status=status, headers=headers)
+
+        if o.key and request.headers.get("Authorization") != f"Bearer {o.key}":
+            return refuse(401, f"Incorrect API key provided: {request.headers.get('Authorization')}")
+        if o.model and body["model"] != o.model:
+            return refuse(404, f"The model `{body['model']}` does not exist.")
+        words = sum(len(message["content"].split()) for message in body["messages"])
+        if o.context and words > o.context:
+            return refuse(400, f"This model's maximum context length is {o.context} tokens, you asked {words}.")
+        if every(o.rate_limit_every):
+            return refuse(429, "slow down", {"Retry-After": o.retry_after} if o.retry_after else None)
+        if every(o.error_every):
+            return refuse(o.error_status, "overloaded")
+        if every(o.reset_every) and request.transport:
+            request.transport.abort()
+            return web.Response()
+        if every(o.garbage_every):
+            return web.Response(body=GARBAGE[o.garbage], content_type="application/json")
+        return None
+
+    def _answer(self, body: dict[str, Any]) -> web.Response:
+        self.answered += 1
+        words = answer(body, self.options.answer).split(" ")
+        cut = len(words) > body["max_tokens"]
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": " ".join(words[: body["max_tokens"]])},
+            "finish_reason": "length" if cut else "stop",
+        }
+        usage = {"prompt_tokens": 10, "completion_tokens": min(len(words), body["max_tokens"])}
+        return web.json_response({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage})
+
+
+@dataclass
+class Running:
+    url: str
+    process: "subprocess.Popen[str]"
+
+    def stats(self) -> dict[str, Any]:
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/stats") as response:
+            return json.load(response)
+
+
+@contextlib.contextmanager
+def serve(**options: Any) -> Iterator[Running]:
+    """The server with these options (see `parser`), stopped when the block ends."""
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield Running(f"http://127.0.0.1:{process.stdout.readline().strip()}/v1", process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser()
+    found.add_argument("--port", type=int, default=0)
+    found.add_argument("--latency", type=float, default=0.0)
+    found.add_argument("--answer", default="hash", choices=["hash", "echo"])
+    found.add_argument("--rate-limit-every", type=int, default=0)
+    found.add_argument("--retry-after", default="")
+    found.add_argument("--error-every", type=int, default=0)
+    found.add_argument("--error-status", type=int, default=503)
+    found.add_argument("--reset-every", type=int, default=0)
+    found.add_argument("--hang-every", type=int, default=0)
+    found.add_argument("--garbage", default="not_json", choices=sorted(GARBAGE))
+    found.add_argument("--garbage-every", type=int, default=0)
+    found.add_argument("--key", default="")
+    found.add_argument("--model", default="")
+    found.add_argument("--context", type=int, default=0)
+    found.add_argument("--keep-bodies", type=int, default=0)
+    return found
+
+
+async def main(options: argparse.Namespace) -> None:
+    server = Server(options)
+    app = web.Application(client_max_size=1 << 26)
+    app.router.add_get("/stats", server.stats)
+    app.router.add_post("/v1/chat/completions", server.chat)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", options.port)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(parser().parse_args()))
