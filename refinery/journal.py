@@ -30,8 +30,8 @@ class Journal:
     """`with Journal(store) as journal:` replays, then writes every `every` seconds until the block ends, however.
 
     Use it under `store.run_lock()`: there is one journal a store. Any thread may append. Where the store cannot be
-    written (disk full, held by another program), the next `append` raises that UserError; the rows stay in the
-    journal for the next run.
+    written (disk full, held by another program), the next `append` raises that UserError; its row
+    and all before it stay in the journal for the next run.
     """
 
     def __init__(self, store: Store, *, every: float = 1.0):
@@ -125,8 +125,6 @@ class Journal:
         return count
 
     def _append(self, table: str, key: tuple[Any, ...], line: Row, row: Row) -> None:
-        if self._failure:
-            raise self._failure
         try:
             text = _ENCODER.encode([table, line]).encode("utf-8")
         except UnicodeEncodeError as error:
@@ -141,6 +139,8 @@ class Journal:
             except OSError as error:
                 raise UserError(f"{self.store.path}: cannot write its journal ({error.strerror})") from error
             self._rows[table][key] = row
+        if self._failure:
+            raise self._failure
 
     def _run(self) -> None:
         while not self._stop.wait(self.every):

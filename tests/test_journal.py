@@ -1,0 +1,163 @@
+"""The journal: nothing answered is lost, whatever kills the run, and replaying changes nothing twice."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from refinery.errors import RowError, UserError
+from refinery.journal import Journal
+from refinery.records import Example, Outcome
+from refinery.store import Store
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "s.duckdb")
+
+
+def files(store: Store) -> list[Path]:
+    return sorted(store.path.parent.glob("*.journal.*"))
+
+
+def generation(number: int, **more: object) -> dict[str, object]:
+    row = {"digest": f"{number:032x}", "model": "m", "request": {"q": number}, "max_tokens": 8, "text": f"t{number}"}
+    row |= {"finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 2, "created_at": "2026-01-02T03:04:05"}
+    return {**row, **more}
+
+
+def outcome(number: int, **more: object) -> Outcome:
+    example = Example(f"e{number}", [{"role": "user", "content": "q"}], "a", "r", ("x",), meta={"n": number})
+    return Outcome(f"e{number}", "kept", "ok", example, {"cosine": 0.5}, **more)  # type: ignore[arg-type]
+
+
+def test_rows_are_written_while_it_runs_and_at_the_end(store: Store) -> None:
+    with Journal(store, every=0.05) as journal:
+        journal.append("generations", generation(1))
+        journal.outcome("f", 0, outcome(0))
+        deadline = time.monotonic() + 20
+        while not store.outcomes("f") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert store.outcomes("f") == [outcome(0)]
+        journal.append("likelihoods", {"digest": "1" * 32, "model": "m", "request": {}, "logprobs": [-1.0],
+                                       "created_at": "2026-01-02"})  # fmt: skip
+    assert store.generations([f"{1:032x}"]) and store.likelihoods(["1" * 32])["1" * 32]["logprobs"] == [-1.0]
+    assert files(store) == []
+
+
+def test_rows_can_be_found_before_they_are_written(store: Store) -> None:
+    with Journal(store, every=60) as journal:
+        assert journal.find("generations", (f"{1:032x}", 8)) is None
+        journal.append("generations", generation(1))
+        assert (journal.find("generations", (f"{1:032x}", 8)) or {})["text"] == "t1"
+        assert store.generations([f"{1:032x}"]) == {}
+        journal.flush()
+        assert journal.find("generations", (f"{1:032x}", 8)) is None
+        assert store.generations([f"{1:032x}"])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_in_the_block_still_writes(store: Store, error: type[BaseException]) -> None:
+    with pytest.raises(error), Journal(store, every=60) as journal:
+        journal.outcome("f", 0, outcome(0))
+        raise error
+    assert store.outcomes("f") == [outcome(0)] and files(store) == []
+
+
+def test_replay_writes_what_was_left_and_passes_over_a_torn_line(store: Store) -> None:
+    lines = [["generations", generation(k)] for k in range(3)]
+    first = "".join(json.dumps(line) + "\n" for line in lines)
+    torn = json.dumps(["generations", generation(3)])
+    store.path.with_name("s.duckdb.journal.1").write_text(first + torn[: len(torn) // 2])
+    store.path.with_name("s.duckdb.journal.2").write_text(json.dumps(["generations", generation(4)]) + "\n")
+    store.path.with_name("s.duckdb.journal.3").write_bytes(b"\0\0\xff\n[]\n{}\n")
+    with Journal(store, every=60):
+        assert len(store.generations([f"{k:032x}" for k in range(5)])) == 4
+        assert files(store) == []
+
+
+def test_replaying_twice_changes_nothing(store: Store) -> None:
+    left = Journal(store, every=60)
+    for k in range(5):
+        left.append("generations", generation(k))
+        left.outcome("f", k, outcome(k))
+    left.outcome("f", 4, outcome(4, detail="later"))
+    copies = {path: path.read_bytes() for path in files(store)}
+    for _ in range(2):
+        for path, content in copies.items():
+            path.write_bytes(content)
+        assert Journal(store).replay() == 11
+        assert store.outcomes("f") == [*(outcome(k) for k in range(4)), outcome(4, detail="later")]
+        assert store.query("SELECT count(*) AS n FROM generations") == [{"n": 5}]
+
+
+def test_text_that_is_not_unicode_is_refused_alone(store: Store) -> None:
+    with Journal(store, every=60) as journal:
+        journal.append("generations", generation(1))
+        with pytest.raises(RowError) as error:
+            journal.append("generations", generation(2, text="half \ud83d"))
+        assert error.value.reason == "invalid_text"
+    assert store.query("SELECT count(*) AS n FROM generations") == [{"n": 1}]
+
+
+def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_the_rows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refinery.store.WRITE_PATIENCE", 0.1)
+    code = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print(1, flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(store.path)], stdout=subprocess.PIPE)
+    assert holder.stdout and holder.stdout.readline()
+    with pytest.raises(UserError, match=f"process {holder.pid} has held the store"):
+        with Journal(store, every=0.05) as journal:
+            for k in range(1000):
+                journal.outcome("f", k, outcome(k))
+                time.sleep(0.05)
+    holder.kill()
+    holder.wait()
+    assert files(store)
+    with Journal(store):
+        assert len(store.outcomes("f")) == k + 1
+
+
+RUN = """
+import itertools, sys, time
+from refinery.journal import Journal
+from refinery.records import Example, Outcome
+from refinery.store import Store
+sys.path.insert(0, "tests")
+store = Store(sys.argv[1])
+with store.run_lock(), Journal(store, every=0.1) as journal:
+    print("ready", flush=True)
+    for k in itertools.count(int(sys.argv[2])):
+        example = Example(f"e{k}", [{"role": "user", "content": "q"}], "a", "r", meta={"n": k})
+        journal.outcome("f", k, Outcome(f"e{k}", "kept", "ok", example))
+        print(k, flush=True)
+        time.sleep(0.001)
+"""
+
+
+def test_kill_9_loses_nothing_answered(store: Store) -> None:
+    chance = random.Random(1)
+    told = -1
+    for _ in range(6):
+        command = [sys.executable, "-c", RUN, str(store.path), str(told + 1)]
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ})
+        assert run.stdout and run.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0.02, 0.5))
+        run.kill()
+        told = max([told, *(int(line) for line in run.stdout.read().splitlines(True) if line.endswith("\n"))])
+        run.wait()
+    with store.run_lock(), Journal(store):
+        found = store.outcomes("f")
+    assert [each.example_id for each in found] == [f"e{k}" for k in range(len(found))]
+    assert len(found) > told > 0
+    with duckdb.connect(str(store.path), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (len(found),)
