@@ -25,8 +25,9 @@ PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 CHUNKING = 1
 """Part of the identity: raised when the way long texts are pooled changes."""
 
-BATCH_TOKENS = 8192
-"""Padded tokens in one forward pass, so that memory does not depend on how long the encoder's window is."""
+BATCH_TOKENS, BATCH_TOKENS_GPU = 2048, 32768
+"""Padded tokens in one forward pass, so that memory does not depend on how long the encoder's window is; on a
+processor small passes stay in its cache (8192 took a third longer)."""
 
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
@@ -111,10 +112,11 @@ class Encoder:
         """(chunks, d) float64 unit vectors. Longest first, so that a batch pads little and memory peaks at once."""
         vectors = np.zeros((len(chunks), self._size))
         order = sorted(range(len(chunks)), key=lambda i: -len(chunks[i]))
+        budget = BATCH_TOKENS if self._model.device.type == "cpu" else BATCH_TOKENS_GPU
         at = 0
         while at < len(order):
             width = len(chunks[order[at]]) + sum(map(len, self._special))
-            batch = order[at : at + max(1, BATCH_TOKENS // width)]
+            batch = order[at : at + max(1, budget // width)]
             vectors[batch] = self._forward_batch([chunks[i] for i in batch])
             at += len(batch)
         return _unit(vectors)
