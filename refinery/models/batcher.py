@@ -62,7 +62,7 @@ class Batcher(Generic[Item, Result]):
         assert self._loop is not None
         try:
             results = await self._loop.run_in_executor(self._thread, self.run, [item for item, _ in batch])
-            for (_, future), result in zip(batch, results, strict=True):
+            for (_, future), result in list(zip(batch, results, strict=True)):  # all of them before any is told
                 _settle(future, result)
         except Exception as error:
             for _, future in batch:

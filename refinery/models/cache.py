@@ -62,10 +62,10 @@ class CachedModel:
     """
 
     def __init__(self, model: Model, store: Store, journal: Journal):
-        self.model, self.journal, self.counts = model, journal, Counts()
+        self.model, self.store, self.journal, self.counts = model, store, journal, Counts()
         self.identity = model.identity
         self._under_way: dict[tuple[str, ...], asyncio.Future[Any]] = {}
-        self._seen = {table: _Seen(store.known(table)) for table in ("generations", "likelihoods")}
+        self._seen: dict[str, _Seen] = {}
         self._lookups = {
             "generations": Batcher(_each(store.generations), max_batch=LOOKUP_BATCH, name="cache"),
             "likelihoods": Batcher(_each(store.likelihoods), max_batch=LOOKUP_BATCH, name="cache"),
@@ -113,6 +113,8 @@ class CachedModel:
         await self.model.close()
 
     async def _stored(self, table: str, name: str) -> Any:
+        if table not in self._seen:
+            self._seen[table] = _Seen(self.store.known(table))
         return await self._lookups[table](name) if name in self._seen[table] else None
 
     def _note(self, table: str, row: dict[str, Any]) -> None:
