@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from refinery.graph import StepProgress, StepResult
+
 LINE_SECONDS = 10.0
 
 
@@ -42,6 +44,20 @@ class Progress:
             self._last_line = now
             self.console.print(f"{self.stage}: {name} {done}/{total} {note}".rstrip(), highlight=False, markup=False)
 
+    def step(self, step: StepProgress) -> None:
+        """A graph step under way, as run_graph calls it."""
+        note = f"{step.usage.sent} asked, {step.usage.cached} from the store"
+        self.update(step.name, step.done, step.total, note)
+
     def note(self, text: str) -> None:
         """One line that stays."""
         self.console.print(text, highlight=False, markup=False)
+
+
+def describe(result: StepResult) -> str:
+    """One finished step in words: rows by action and reason."""
+    parts = [
+        f"{n} {action}" + ("" if reason == "ok" else f" ({reason})") for (action, reason), n in result.counts.items()
+    ]
+    state = "stands" if not result.ran else f"{result.ran} of {result.rows} rows run"
+    return f"{result.rows} rows: {', '.join(parts)}; {state}"

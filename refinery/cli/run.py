@@ -1,6 +1,7 @@
 """The main flow, top to bottom: refine, train, evaluate, report. Each stage skips what already stands."""
 
 import importlib.metadata
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from refinery.cli.progress import Progress
+from refinery.cli.progress import Progress, describe
 from refinery.errors import UserError
 from refinery.graph import run_graph
 from refinery.records import digest
@@ -31,7 +32,7 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...]) -> None:
                 with Progress(console, stage) as progress:
                     STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
                 console.print(f"[bold]{stage}[/] done in {time.monotonic() - started:.0f} s", highlight=False)
-            status = "finished"
+            status = "complete"
         except KeyboardInterrupt:
             status = "interrupted"
             raise
@@ -51,19 +52,29 @@ def versions() -> dict[str, str]:
 
 
 def refine(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
-    from refinery.diagnostics import run as diagnose
-
     results = run_graph(spec, store, run_id=run_id, progress=progress.step)
-    for name in spec.graph:
-        diagnose(store, results[name].fingerprint)
+    for result in results.values():
+        progress.note(f"{result.name}: {describe(result)}")
+    if importlib.util.find_spec("sentence_transformers"):
+        _diagnose(spec, store, [results[name].fingerprint for name in spec.graph], progress)
+
+
+def _diagnose(spec: Spec, store: Store, steps: list[str], progress: Progress) -> None:
+    from refinery import diagnostics
+    from refinery.encoder import Encoder
+
+    encoder = diagnostics.Remembering(Encoder())
+    for number, fingerprint in enumerate(steps, 1):
+        diagnostics.run(store, fingerprint, encoder=encoder)
+        progress.update("diagnostics", number, len(steps))
 
 
 def train(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
     if spec.train is None:
         return progress.note("no train: in the spec, nothing to train")
-    from refinery.cli.training import train_methods
+    from refinery.cli.training import Training
 
-    train_methods(spec, store, run_id, progress)
+    Training(spec, store, run_id, progress).run()
 
 
 def evaluate(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:

@@ -10,66 +10,84 @@ from pathlib import Path
 from typing import Any
 
 from evals import harness
-from refinery import models
 from refinery.cli.progress import Progress
 from refinery.graph import step_fingerprints
+from refinery.models import identity
+from refinery.models.transformers import resolve
 from refinery.records import Example
-from refinery.spec import MethodSpec, Spec
+from refinery.spec import SOURCE, EvaluateSpec, MethodSpec, Spec
+from refinery.steps import data_fingerprint
 from refinery.store import Store
 from trainers.train import TrainJob, fingerprint, train
 
 VALIDATION = "heldout_validation"
 
 
-def train_methods(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
-    """Every method at its chosen settings, for every seed, then marked final in the store."""
-    steps = step_fingerprints(spec, store)
-    for name, method in spec.train.methods.items():
-        chosen = _tune(spec, store, run_id, steps, name, method, progress) if spec.train.tune else {}
-        for number, seed in enumerate(spec.train.seeds, 1):
-            label = f"train {name} seed {seed} ({number}/{len(spec.train.seeds)})"
-            job = _job(spec, store, run_id, steps, name, method, chosen, seed)
-            train(job, lambda done, total, note="", label=label: progress.update(label, done, total, note))
-            store.set_checkpoint_role(fingerprint(job), "final")
+class Training:
+    """One spec's training jobs on one store."""
 
+    def __init__(self, spec: Spec, store: Store, run_id: str, progress: Progress):
+        self.spec, self.store, self.run_id, self.progress = spec, store, run_id, progress
+        self.steps = step_fingerprints(spec, store)
+        self.settings = spec.evaluate or EvaluateSpec()
 
-def evaluate_final(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
-    """The base and every final checkpoint on every benchmark. What is scored already is skipped."""
-    base = _base(spec, store, run_id)
-    finals = [base, *(row["fingerprint"] for row in store.checkpoints(role="final"))]
-    benchmarks = [*spec.evaluate.domain, *spec.evaluate.general]
-    heldout = _split(spec, store, "test")
-    for number, checkpoint in enumerate(finals, 1):
-        path = store.checkpoint(checkpoint)["path"]
-        harness.evaluate(checkpoint, path, benchmarks, spec.evaluate, store=store, heldout=heldout)
-        progress.update("checkpoints", number, len(finals))
+    def run(self) -> None:
+        """Every method at its chosen settings for every seed; exactly these checkpoints are marked final."""
+        final = []
+        for name, method in self.spec.train.methods.items():
+            chosen = self._tune(name, method) if self.spec.train.tune else {}
+            for seed in self.spec.train.seeds:
+                job = self._job(name, method, chosen, seed, "final")
+                self._train(job, f"train {name} seed {seed}")
+                final.append(fingerprint(job))
+        self.store.mark_final(final)
 
+    def _tune(self, name: str, method: MethodSpec) -> dict[str, Any]:
+        """The grid point with the best validation score; of equals the first, so list the gentlest value first."""
+        held = self._rows(SOURCE, "validation")
+        best, chosen = -1.0, {}
+        for point in _grid(self.spec.train.tune):
+            label = f"tune {name} " + " ".join(f"{key}={value}" for key, value in point.items())
+            job = self._job(name, method, point, self.spec.train.seeds[0], "tuning")
+            path = self._train(job, label)
+            scores = harness.evaluate(
+                fingerprint(job),
+                str(path),
+                [VALIDATION, *self.settings.general],
+                self.settings,
+                store=self.store,
+                heldout=held,
+                select=self.spec.train.select,
+            )
+            score = next(s for s in scores if s.benchmark == VALIDATION)
+            self.progress.note(f"{label}: validation {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
+            if score.value > best:
+                best, chosen = score.value, point
+        return chosen
 
-def _tune(
-    spec: Spec,
-    store: Store,
-    run_id: str,
-    steps: dict[str, str],
-    name: str,
-    method: MethodSpec,
-    progress: Progress,
-) -> dict[str, Any]:
-    """The grid point with the best validation score; of equals the first, so list the gentlest value first."""
-    scored = []
-    points = list(_grid(spec.train.tune))
-    for number, point in enumerate(points, 1):
-        label = f"tune {name} " + " ".join(f"{key}={value:g}" for key, value in point.items())
-        job = _job(spec, store, run_id, steps, name, method, point, spec.train.seeds[0], role="tuning")
-        train(job, lambda done, total, note="", label=label: progress.update(label, done, total, note))
-        held = _split(spec, store, "validation")
-        benchmarks = [VALIDATION, *(spec.evaluate.general if spec.evaluate else [])]
-        scores = harness.evaluate(
-            fingerprint(job), str(job.out), benchmarks, spec.evaluate, store=store, heldout=held, select=spec.train.select
+    def _train(self, job: TrainJob, label: str) -> Path:
+        return train(job, lambda done, total, loss: self.progress.update(label, done, total, f"loss {loss:.3f}"))
+
+    def _job(self, name: str, method: MethodSpec, point: dict[str, Any], seed: int, role: str) -> TrainJob:
+        step = self.steps[method.data]
+        job = TrainJob(
+            name=name,
+            method=method.method,
+            params=type(method.params).model_validate({**method.params.model_dump(), **point}),
+            seed=seed,
+            model=self.spec.model,
+            base_identity=identity(self.spec.models["self"]),
+            examples=self._rows(method.data, "train"),
+            data_fingerprint=data_fingerprint(self.store, step),
+            out=Path(),
+            store=self.store,
+            run_id=self.run_id,
+            role=role,
         )
-        score = next(s for s in scores if s.benchmark == VALIDATION)
-        scored.append((score.value, point))
-        progress.note(f"{label}: validation {score.value:.3f} [{score.low:.3f}, {score.high:.3f}] ({number}/{len(points)})")
-    return max(scored, key=lambda pair: pair[0])[1]
+        return replace(job, out=self.spec.store_path.parent / "checkpoints" / f"{name}-{fingerprint(job)[:12]}")
+
+    def _rows(self, step: str, split: str) -> list[Example]:
+        return [e for e in self.store.examples(self.steps[step]) if e.split == split]
 
 
 def _grid(tune: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -77,41 +95,28 @@ def _grid(tune: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(tune, values, strict=True))
 
 
-def _job(
-    spec: Spec,
-    store: Store,
-    run_id: str,
-    steps: dict[str, str],
-    name: str,
-    method: MethodSpec,
-    point: dict[str, Any],
-    seed: int,
-    role: str = "final",
-) -> TrainJob:
-    data = steps[method.data]
-    params = method.params.model_copy(update=point)
-    examples = [e for e in store.examples(data) if e.split == "train"]
-    job = TrainJob(
-        name=name,
-        method=method.method,
-        params=params,
-        seed=seed,
-        model=spec.model,
-        examples=examples,
-        data_fingerprint=data,
-        out=Path(),
-        store=store,
-        run_id=run_id,
-        role=role,
-    )
-    return replace(job, out=Path(spec.store_path).parent / "checkpoints" / f"{name}-{fingerprint(job)[:12]}")
+def evaluate_final(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
+    """The base and every final checkpoint on every benchmark. What is scored already is skipped."""
+    base = _base(spec, store, run_id)
+    finals = [base, *(row["fingerprint"] for row in store.checkpoints() if row["role"] == "final")]
+    benchmarks = [*spec.evaluate.domain, *spec.evaluate.general]
+    source = step_fingerprints(spec, store)[SOURCE]
+    heldout = [e for e in store.examples(source) if e.split == "test"]
+    select = spec.train.select if spec.train else None
+    for number, checkpoint in enumerate(finals):
+        row = store.checkpoint(checkpoint)
+        label = f"{row['name']} seed {row['seed']}" if row["role"] == "final" else row["name"]
+        progress.update("checkpoints", number, len(finals), label)
+        harness.evaluate(
+            checkpoint, row["path"], benchmarks, spec.evaluate, store=store, heldout=heldout, select=select
+        )
+    progress.update("checkpoints", len(finals), len(finals))
 
 
 def _base(spec: Spec, store: Store, run_id: str) -> str:
-    """The base model as a checkpoint row, so that it is scored like any other."""
-    ...
-
-
-def _split(spec: Spec, store: Store, split: str) -> list[Example]:
-    source = step_fingerprints(spec, store)["source"]
-    return [e for e in store.examples(source) if e.split == split]
+    """The base model as a checkpoint row, so that it is scored and cited like any other."""
+    base = identity(spec.models["self"])
+    path = resolve(spec.model)
+    store.start_checkpoint(base, run_id, "base", "none", {"model": spec.model}, spec.seed, "", base, path, "base")
+    store.finish_checkpoint(base, {"model": spec.model, "revision": spec.revision})
+    return base
