@@ -39,7 +39,7 @@ class Balancer:
             return self.fixed
         if math.isfinite(sft) and math.isfinite(kl):
             self.sft = self.decay * self.sft + (1 - self.decay) * sft
-            self.kl = self.decay * self.kl + (1 - self.decay) * kl
+            self.kl = self.decay * self.kl + (1 - self.decay) * max(kl, 0.0)  # rounding can leave a zero below zero
             self.steps += 1
         else:
             self.skipped += 1

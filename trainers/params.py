@@ -58,6 +58,7 @@ class TrainParams(OpParams):
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> "TrainParams":
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+        rows, micro = self.batch_size, self.micro_batch_size
+        if micro and rows % micro:
+            raise ValueError(f"batch_size {rows} is not a multiple of micro_batch_size {micro}")
         return self
