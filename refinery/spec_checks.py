@@ -250,10 +250,21 @@ def _evaluate(draft: Draft) -> None:
             if name.endswith((".yaml", ".yml")):
                 for message in taskfiles.mistakes(Path(name), evaluate.allow_code):
                     draft.add(path, message)
-            elif name not in catalog.benchmarks():
-                draft.add(path, _unknown("benchmark", name, catalog.benchmarks()))
-            elif name.startswith("heldout") and draft.spec.source.split.test == 0:
-                draft.add(path, "there are no held-out rows: source.split.test is 0")
+            elif message := _benchmark(draft, name):
+                draft.add(path, message)
+
+
+def _benchmark(draft: Draft, name: str) -> str | None:
+    """What is wrong with a benchmark's name. One that no file lists may still be a task of the installed lm-eval."""
+    evaluate, known = draft.spec.evaluate, catalog.benchmarks()
+    builtin = catalog.module(catalog.BENCHMARKS, "builtin")
+    if name not in known and (name.startswith(("lab_", "heldout")) or not builtin.exists(name)):
+        return _unknown("benchmark", name, known)
+    if name.startswith("heldout") and draft.spec.source.split.test == 0:
+        return "there are no held-out rows: source.split.test is 0"
+    if name in builtin.RUNS_CODE and evaluate and not evaluate.allow_code:
+        return f"{name} runs code that the model writes; a spec lets it with evaluate.allow_code: true"
+    return None
 
 
 def _report(draft: Draft) -> None:
