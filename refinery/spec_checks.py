@@ -1,5 +1,6 @@
 """What one part of a spec asks of another: names that exist, no cycles, templates over columns that are there."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -46,9 +47,8 @@ def _names(draft: Draft) -> None:
         draft.add(
             ("graph", SOURCE), f'a step cannot be called "{SOURCE}": that is the rows as they were read', key=True
         )
-    left = draft.spec.store
-    if "{" in left:
-        draft.add(("store",), f'only {{name}} is filled in here, not "{left[left.index("{") :]}"')
+    if left := re.search(r"\{[^}]*\}?", draft.spec.store):
+        draft.add(("store",), f"only {{name}} is filled in here, not {left.group()}")
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def _train(draft: Draft, columns: list[str] | None) -> None:
         if key not in fields and not any(
             draft.is_broken("train", "methods", m) for m in draft.names("train", "methods")
         ):
-            draft.add(("train", "defaults", key), f"no method has it{did_you_mean(key, fields)}", key=True)
+            draft.add(("train", "defaults", key), f'no method has "{key}"{did_you_mean(key, fields)}', key=True)
     for key, values in train.tune.items():
         _grid(draft, key, values)
 
@@ -224,7 +224,7 @@ def _grid(draft: Draft, key: str, values: list) -> None:
             continue
         if key not in params.model_fields:
             hint = did_you_mean(key, params.model_fields)
-            draft.add(("train", "tune", key), f"method {name} ({method.method}) has no such parameter{hint}", key=True)
+            draft.add(("train", "tune", key), f'method {name} ({method.method}) has no "{key}"{hint}', key=True)
             return
         for number, value in enumerate(values):
             try:
@@ -260,8 +260,9 @@ def _benchmark(draft: Draft, name: str) -> str | None:
     builtin = catalog.module(catalog.BENCHMARKS, "builtin")
     if name not in known and (name.startswith(("lab_", "heldout")) or not builtin.exists(name)):
         return _unknown("benchmark", name, known)
-    if name.startswith("heldout") and draft.spec.source.split.test == 0:
-        return "there are no held-out rows: source.split.test is 0"
+    split = catalog.module(catalog.BENCHMARKS, "heldout").SPLITS.get(name)
+    if split and getattr(draft.spec.source.split, split) == 0:
+        return f"there are no held-out rows: source.split.{split} is 0"
     if name in builtin.RUNS_CODE and evaluate and not evaluate.allow_code:
         return f"{name} runs code that the model writes; a spec lets it with evaluate.allow_code: true"
     return None

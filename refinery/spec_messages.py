@@ -71,7 +71,7 @@ _BOUND = {
 
 def _message(error: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> str:
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
-    shown = "a value" if "api_key" in path else show(value)
+    shown = "something else" if "api_key" in path else show(value)
     if kind == "missing":
         return f'"{error["loc"][-1]}" is missing'
     if kind == "extra_forbidden":

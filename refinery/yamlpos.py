@@ -9,7 +9,7 @@ names, constructs anything.
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -190,8 +190,11 @@ def parse(text: str, file: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = reader.place(mark.line, mark.column) if mark else Place(file, 1, 1, "")
-        before = place.text[max(0, place.column - 2) : place.column]
-        document.problems.append(Problem(place, _plainly(error, before)))
+        if place.text[max(0, place.column - 2) : place.column] == "${":
+            message = 'inside { } or [ ] an environment variable is written in quotes: "${NAME}"'
+            document.problems.append(Problem(replace(place, column=place.column - 1), message))
+        else:
+            document.problems.append(Problem(place, _plainly(error)))
     except yaml.reader.ReaderError as error:
         document.problems.append(Problem(reader.at(error.position), f"a control character, {error.character:#x}"))
     except RecursionError:
@@ -199,10 +202,8 @@ def parse(text: str, file: str) -> Document:
     return document
 
 
-def _plainly(error: yaml.MarkedYAMLError, before: str) -> str:
+def _plainly(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or "not YAML"
-    if before == "${":
-        return 'inside { } or [ ] an environment variable is written in quotes: "${NAME}"'
     if "'\\t'" in problem:
         return "a tab where YAML wants spaces"
     if "mapping values are not allowed" in problem:
