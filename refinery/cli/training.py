@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trainers.train import TrainJob, fingerprint, train
+
 from evals import harness
 from refinery.cli.progress import Progress
 from refinery.graph import step_fingerprints
 from refinery.models import identity
 from refinery.models.transformers import resolve
 from refinery.records import Example
-from refinery.spec import SOURCE, EvaluateSpec, MethodSpec, Spec
+from refinery.spec import SOURCE, EvaluateSpec, MethodSpec, ModelSpec, Spec
 from refinery.steps import data_fingerprint
 from refinery.store import Store
-from trainers.train import TrainJob, fingerprint, train
 
 VALIDATION = "heldout_validation"
 
@@ -76,7 +77,7 @@ class Training:
             params=type(method.params).model_validate({**method.params.model_dump(), **point}),
             seed=seed,
             model=self.spec.model,
-            base_identity=identity(self.spec.models["self"]),
+            base_identity=_base_identity(self.spec),
             examples=self._rows(method.data, "train"),
             data_fingerprint=data_fingerprint(self.store, step),
             out=Path(),
@@ -115,8 +116,13 @@ def evaluate_final(spec: Spec, store: Store, run_id: str, progress: Progress) ->
 
 def _base(spec: Spec, store: Store, run_id: str) -> str:
     """The base model as a checkpoint row, so that it is scored and cited like any other."""
-    base = identity(spec.models["self"])
+    base = _base_identity(spec)
     path = resolve(spec.model)
     store.start_checkpoint(base, run_id, "base", "none", {"model": spec.model}, spec.seed, "", base, path, "base")
     store.finish_checkpoint(base, {"model": spec.model, "revision": spec.revision})
     return base
+
+
+def _base_identity(spec: Spec) -> str:
+    """Of the model that is trained, whatever the spec calls the models that write text."""
+    return identity(ModelSpec(model=spec.model, revision=spec.revision), fetch=True)
