@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from refinery.errors import UserError
 
+_KEY = re.compile(r"""(api_key["']?\s*[:=]\s*)(?!["']?\$\{)("[^"]*"?|'[^']*'?|[^\s,}]+)""")
 SNIPPET = 110  # characters of the line shown under a message
 
 
@@ -23,7 +24,7 @@ class Place:
 
     def snippet(self) -> str:
         """The line with a caret under the column; a key or token written out in it is masked."""
-        text = re.sub(r"(api_key[\"']?\s*:\s*)(?!\s*[\"']?\$\{)([^\s,}]+)", r"\1********", self.text.rstrip("\n"))
+        text = _KEY.sub(lambda match: match.group(1) + "*" * len(match.group(2)), self.text.rstrip("\n"))
         start = max(0, self.column - 1 - SNIPPET // 2) if len(text) > SNIPPET else 0
         before = text[start : self.column - 1]
         pad = "".join("\t" if c == "\t" else " " * _width(c) for c in before)

@@ -106,11 +106,17 @@ def has(data: Any, part: str | int) -> bool:
 
 
 def show(value: Any) -> str:
-    """A short form of a value for a message."""
+    """A short form of a value for a message, without what stands under api_key in it."""
     if value is None:
         return "nothing"
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = json.dumps(_masked(value), ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: "***" if "api_key" in key else _masked(item) for key, item in value.items()}
+    return [_masked(item) for item in value] if isinstance(value, list) else value
 
 
 def choice(known: Sequence[str]) -> str:

@@ -193,17 +193,18 @@ def test_a_key_is_never_shown(spec_of: Callable[..., Spec], monkeypatch: pytest.
     shown = [repr(spec), str(spec), spec.model_dump_json(), json.dumps(spec.public()), repr(spec.models)]
     shown.append(mistakes(spec_of, text.replace("model: big", "modle: big")))
     shown.append(mistakes(spec_of, text.replace('"${REFINERY_KEY}"', '["${REFINERY_KEY}"]')))
+    shown.append(mistakes(spec_of, 'source: {lab: clinic}\nmodels: [{api_key: "${REFINERY_KEY}"}]\n'))
     assert not any("sk-secret" in text for text in shown)
     monkeypatch.setenv("REFINERY_KEY", "sk-other")
     assert prints(spec_of(text)) == prints(spec)
 
 
 def test_a_key_written_out_is_refused_and_masked(spec_of: Callable[..., Spec]) -> None:
-    for written in ("sk-secret", '"sk-secret"', "'sk-secret'", "sk-$secret"):
+    for written in ("sk-secret", '"sk, secret"', "'sk secret'", "sk-$secret"):
         shown = mistakes(spec_of, SMALL.replace('/v1"}', f'/v1", api_key: {written}}}'))
         assert "a key is not written into a spec" in shown and "secret" not in shown
     shown = mistakes(spec_of, SMALL, "models.referee.api_key=sk-secret")
-    assert "a key is not written into a spec" in shown
+    assert "a key is not written into a spec" in shown and "secret" not in shown
     spec_of(SMALL.replace('/v1"}', '/v1", api_key: EMPTY}'))
 
 
