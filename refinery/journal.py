@@ -8,10 +8,12 @@ changes nothing. (A power cut may lose the last rows: they are not forced to dis
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from refinery.errors import RowError, UserError
 from refinery.records import Example, Outcome
@@ -26,12 +28,29 @@ REPLAY_BATCH = 5000
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":"))
 
 
+class _Digests:
+    """Which digests the store may hold, by their first 64 bits: a first run need not open it for each to find none."""
+
+    def __init__(self, new: Iterable[str]):
+        self.old = np.empty(0, dtype=np.uint64)
+        """Those the store held at first, sorted."""
+        self.new = {int(name[:16], 16) for name in new}
+
+    def add(self, name: str) -> None:
+        self.new.add(int(name[:16], 16))
+
+    def __contains__(self, name: str) -> bool:
+        number = int(name[:16], 16)
+        at = self.old.searchsorted(np.uint64(number))
+        return number in self.new or (at < len(self.old) and int(self.old[at]) == number)
+
+
 class Journal:
     """`with Journal(store) as journal:` replays, then writes every `every` seconds until the block ends, however.
 
     Use it under `store.run_lock()`: there is one journal a store. Any thread may append. Where the store cannot be
-    written (disk full, held by another program), the next `append` raises that UserError; its row
-    and all before it stay in the journal for the next run.
+    written (disk full, held by another program), the next `append` raises that UserError; its row and
+    all before it stay in the journal for the next run.
     """
 
     def __init__(self, store: Store, *, every: float = 1.0):
@@ -40,6 +59,7 @@ class Journal:
         self._writing: dict[str, dict[Any, Row]] = {table: {} for table in KEYS}
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
+        self._digests: dict[str, _Digests] = {}
         self._file: BinaryIO | None = None
         self._number = 0
         self._failure: UserError | None = None
@@ -83,6 +103,14 @@ class Journal:
         """A row that is noted but may not be in the store yet. Ask here before asking the store."""
         with self._lock:
             return self._rows[table].get(key) or self._writing[table].get(key)
+
+    def may_be_stored(self, table: str, digest: str) -> bool:
+        """False where the store surely has no row of that digest: neither found there at first nor noted since."""
+        if table not in self._digests:
+            with self._lock:  # what is noted from here on is added, so that what is flushed meanwhile is not missed
+                self._digests[table] = _Digests(key[0] for key in (*self._rows[table], *self._writing[table]))
+            self._digests[table].old = np.sort(self.store.known(table))
+        return digest in self._digests[table]
 
     def flush(self) -> None:
         """Write what has gathered to the store. On UserError nothing is lost: it is written by the next flush."""
@@ -139,6 +167,8 @@ class Journal:
             except OSError as error:
                 raise UserError(f"{self.store.path}: cannot write its journal ({error.strerror})") from error
             self._rows[table][key] = row
+            if table in self._digests:
+                self._digests[table].add(key[0])
         if self._failure:
             raise self._failure
 

@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
-
 from refinery.journal import Journal
 from refinery.models.base import Likelihood, Model, Reply, Sampling, check_text
 from refinery.models.batcher import Batcher
@@ -62,10 +60,9 @@ class CachedModel:
     """
 
     def __init__(self, model: Model, store: Store, journal: Journal):
-        self.model, self.store, self.journal, self.counts = model, store, journal, Counts()
+        self.model, self.journal, self.counts = model, journal, Counts()
         self.identity = model.identity
         self._under_way: dict[tuple[str, ...], asyncio.Future[Any]] = {}
-        self._seen: dict[str, _Seen] = {}
         self._lookups = {
             "generations": Batcher(_each(store.generations), max_batch=LOOKUP_BATCH, name="cache"),
             "likelihoods": Batcher(_each(store.likelihoods), max_batch=LOOKUP_BATCH, name="cache"),
@@ -84,7 +81,7 @@ class CachedModel:
             request = {"messages": messages, "sample": sample, "sampling": _shape(sampling)}
             row = {"digest": name, "model": self.identity, "request": request, "max_tokens": sampling.max_tokens}
             row |= {key: getattr(reply, key) for key in _REPLY}
-            self._note("generations", row)
+            self.journal.append("generations", {**row, "created_at": now().isoformat()})
             self.counts.prompt_tokens += reply.prompt_tokens
             self.counts.completion_tokens += reply.completion_tokens
             return reply
@@ -102,7 +99,7 @@ class CachedModel:
             likelihood = await self.model.loglikelihood(messages, continuation)
             request = {"messages": messages, "continuation": continuation}
             row = {"digest": name, "model": self.identity, "request": request, "logprobs": likelihood.logprobs}
-            self._note("likelihoods", row)
+            self.journal.append("likelihoods", {**row, "created_at": now().isoformat()})
             return likelihood
 
         return self._counted(await self._once((name,), answer))
@@ -113,13 +110,7 @@ class CachedModel:
         await self.model.close()
 
     async def _stored(self, table: str, name: str) -> Any:
-        if table not in self._seen:
-            self._seen[table] = _Seen(self.store.known(table))
-        return await self._lookups[table](name) if name in self._seen[table] else None
-
-    def _note(self, table: str, row: dict[str, Any]) -> None:
-        self.journal.append(table, {**row, "created_at": now().isoformat()})
-        self._seen[table].add(row["digest"])
+        return await self._lookups[table](name) if self.journal.may_be_stored(table, name) else None
 
     def _counted(self, answer: Answer) -> Answer:
         if answer.cached:
@@ -173,19 +164,3 @@ def _shape(sampling: Sampling) -> dict[str, Any]:
         "stop": list(sampling.stop),
         "seed": sampling.seed,
     }
-
-
-class _Seen:
-    """Which digests the store may hold, by their first 64 bits: most requests of a first run need not ask it."""
-
-    def __init__(self, old: np.ndarray):
-        self.old = np.sort(old)
-        self.new: set[int] = set()
-
-    def add(self, name: str) -> None:
-        self.new.add(int(name[:16], 16))
-
-    def __contains__(self, name: str) -> bool:
-        number = int(name[:16], 16)
-        at = self.old.searchsorted(np.uint64(number))
-        return number in self.new or (at < len(self.old) and int(self.old[at]) == number)

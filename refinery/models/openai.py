@@ -66,10 +66,10 @@ class OpenAIModel:
         session, slots = self._open()
         tries = 0
         while True:
-            if self._stop:
-                raise self._stop
             try:
                 async with slots:
+                    if self._stop:
+                        raise self._stop
                     reply = await self._try(session, body)
                 self._answered += 1
                 return reply
@@ -147,8 +147,7 @@ class OpenAIModel:
         if key := self._key():
             text = text.replace(key, "***")
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            error = json.loads(text)
-            error = error.get("error", error)
+            error = json.loads(text)["error"]
             text = str(error["message"] if isinstance(error, dict) else error)
         return " ".join(text.split())[:300]
 
@@ -190,6 +189,8 @@ class OpenAIModel:
     def _given_up(self, failure: _Failure, tries: int) -> Exception:
         """What a request that failed for good raises; a UserError stops the others too."""
         self._failed += 1
+        if self._stop:
+            return self._stop
         if failure.reason == "unreachable":
             self._stop = UserError(f"{self.place}: cannot reach {self.spec.base_url} ({failure.detail}, {tries} tries)")
         elif not self._answered and self._failed >= HOPELESS:
