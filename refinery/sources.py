@@ -171,7 +171,7 @@ def assign(groups: Sequence[Any], split: SplitSpec) -> dict[str, str]:
     goes where its middle falls, so the shares are exact to half a group at each of the two cuts.
     """
     sizes = Counter(digest(group) for group in groups)
-    train, validation = split.train or 0.0, split.validation
+    train, validation = split.train or 0.0, split.validation or 0.0
     result: dict[str, str] = {}
     before = 0
     for key in sorted(sizes, key=lambda key: digest([split.seed or 0, key])):

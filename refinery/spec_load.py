@@ -91,10 +91,17 @@ def _with_defaults(written: dict[str, Any], stem: str) -> dict[str, Any]:
     if "source" in data and not {"graph", "train", "evaluate"} & set(written):
         data["graph"] = copy.deepcopy(PAPER_GRAPH)
         data["train"] = {"methods": copy.deepcopy(PAPER_METHODS)}
-        data["evaluate"] = {"domain": ["heldout"]}
+        data["evaluate"] = {"domain": ["heldout"], "general": _paper_general(data.get("model", "lab"))}
     elif isinstance(data.get("train"), dict) and "methods" not in data["train"]:
         data["train"] = {**data["train"], "methods": copy.deepcopy(PAPER_METHODS)}
     return data
+
+
+def _paper_general(model: Any) -> list[str]:
+    """IFEval, as in the paper; the lab's own skills for the lab's model, which can follow no such instruction."""
+    from refinery.lab import SKILLS
+
+    return [f"lab_{skill}" for skill in SKILLS] if model == "lab" else ["ifeval"]
 
 
 def _task_files(evaluate: Any) -> None:

@@ -58,23 +58,30 @@ class ModelSpec(Section):
 class SplitSpec(Section):
     """Which rows the graph refines (train), choose settings (validation) and are the final test (test).
 
-    Rows that share a value of the column `by` stay together. `train` left out is the rest.
+    Without any fraction: 0.7, 0.1 and 0.2. Of some, `train` left out is the rest and the others are 0. Rows that share
+    a value of the column `by` stay together.
     """
 
     train: float | None = Field(None, gt=0, le=1)
-    validation: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.2, ge=0, lt=1)
+    validation: float | None = Field(None, ge=0, lt=1)
+    test: float | None = Field(None, ge=0, lt=1)
     by: str | None = None
     seed: int | None = None
     """The spec's seed where it is left out."""
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "SplitSpec":
+        if self.train is None and self.validation is None and self.test is None:
+            self.train, self.validation, self.test = 0.7, 0.1, 0.2
+        held = (self.validation or 0.0, self.test or 0.0)
+        self.validation, self.test = held
         if self.train is None:
-            self.train = round(1 - self.validation - self.test, 9)
-        total = self.train + self.validation + self.test
-        if self.train <= 0 or abs(total - 1) > 1e-6:
-            parts = f"train {self.train:g} + validation {self.validation:g} + test {self.test:g}"
+            self.train = round(1 - sum(held), 9)
+        total = self.train + sum(held)
+        if self.train <= 0:
+            raise ValueError(f"validation {held[0]:g} and test {held[1]:g} leave nothing to train on")
+        if abs(total - 1) > 1e-6:
+            parts = f"train {self.train:g} + validation {held[0]:g} + test {held[1]:g}"
             raise ValueError(f"the fractions sum to {total:g}, not to 1 ({parts})")
         return self
 
