@@ -77,6 +77,8 @@ def _unsafe(key: yaml.Node, value: yaml.Node) -> str | None:
         return "a metric that is not lm-eval's own is a script"
     if key.value in ("hf_evaluate", "unsafe_code", "trust_remote_code") and truth:
         return f"{key.value} runs code"
+    if key.value == "dataset_path" and text == "pandas":
+        return "pickled data runs code"
     return None
 
 

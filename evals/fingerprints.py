@@ -1,0 +1,75 @@
+"""What must be equal for two scores to be comparable: everything that changes a score while the weights stay the same.
+
+Its digest is a score's fingerprint; its readable form is kept with the score, so that a difference can be named.
+"""
+
+import contextlib
+import importlib.metadata
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from evals import results
+from refinery.records import digest
+from refinery.spec_models import EvaluateSpec
+
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""The names under which a task may say how long an answer can be."""
+
+SHAPING = ("repetition_penalty", "no_repeat_ngram_size", "num_beams", "length_penalty", "early_stopping", "min_length",
+           "min_new_tokens", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias",
+           "forced_bos_token_id", "forced_eos_token_id", "guidance_scale")  # fmt: skip
+"""The generation settings saved with a checkpoint that change even a greedy answer."""
+
+
+def describe(tasks: Mapping[str, Any], subject: Any, settings: EvaluateSpec) -> dict[str, Any]:
+    """Setting to value. `subject` is the checkpoint as the harness knows it: tokenizer, dtype, device, generation."""
+    limits = [max_tokens(task) for task in tasks.values() if task.OUTPUT_TYPE == "generate_until"]
+    first = next(iter(tasks.values()))
+    template = subject.tokenizer.chat_template
+    return {
+        "harness": f"lm-eval {importlib.metadata.version('lm-eval')}",
+        "task": digest([_task_digest(task) for task in tasks.values()]),
+        "task_version": str(first.VERSION),
+        "chat_template": None if template is None else digest(template),
+        "shots": first.get_config("num_fewshot"),
+        "dtype": subject.dtype,
+        "device": subject.device,
+        "batch_size": settings.batch_size,
+        "backend": "hf",
+        "max_tokens": max(limits, default=None),
+        "limit": settings.limit,
+        "generation": {key: subject.generation[key] for key in SHAPING if subject.generation.get(key) is not None},
+        "primary_metric": results.label(next(iter(first._metric_fn_list)), first._filters[0].name),
+    }
+
+
+def max_tokens(task: Any) -> int:
+    """How long an answer to this task may be."""
+    given = task.get_config("generation_kwargs")
+    return int(next(given[name] for name in LIMITS if given.get(name)))
+
+
+@lru_cache(maxsize=256)
+def _task_digest(task: Any) -> str:
+    """Digest of a task's configuration, its functions' source and its data; not of the answer's length."""
+    config = dict(vars(task.config))
+    config["generation_kwargs"] = {k: v for k, v in (config["generation_kwargs"] or {}).items() if k not in LIMITS}
+    return digest([_readable(config), [dict(doc) for doc in task.eval_docs]])
+
+
+def _readable(value: Any) -> Any:
+    """Functions as their source, so that a digest is the same in the next process."""
+    if isinstance(value, dict):
+        return {str(key): _readable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_readable(each) for each in value]
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    if inspect.isroutine(value):
+        with contextlib.suppress(OSError, TypeError):
+            return inspect.getsource(value)
+    if hasattr(value, "__dict__") and not inspect.isclass(value):
+        return [type(value).__name__, _readable(vars(value))]
+    return getattr(value, "__qualname__", type(value).__name__)

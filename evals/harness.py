@@ -1,0 +1,314 @@
+"""Score checkpoints with lm-eval. The only file that imports it.
+
+Each benchmark's scores and samples are stored as it finishes, and one that the store holds already under the same
+fingerprint is not run again, so an evaluation that was stopped goes on where it was. What the fingerprint covers is
+what changes a score without the weights changing: the task with its data, chat template, shots, precision, batch size,
+length limits and lm-eval itself. Running lm-eval alone on a checkpoint with the same settings gives the same scores.
+"""
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evals import fingerprints, results
+from refinery import catalog, taskfiles
+from refinery.errors import UserError, did_you_mean
+from refinery.records import Example, Sample, Score, digest
+from refinery.spec_models import EvaluateSpec, SelectSpec
+from refinery.store import Store
+
+
+def evaluate(
+    checkpoint: str,
+    model_path: str,
+    benchmarks: Sequence[str],
+    settings: EvaluateSpec | None = None,
+    *,
+    store: Store,
+    heldout: Sequence[Example] | None = None,
+    select: SelectSpec | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Score]:
+    """Every metric of one checkpoint on each benchmark, from the store where it stands there.
+
+    `checkpoint` names the weights in the store, `model_path` is where they are. `heldout` are the source's rows and
+    `select` how answers to them are judged, for the benchmarks heldout and heldout_validation. `progress` is told the
+    benchmark begun, how many are done, and of how many. UserError where a benchmark does not exist, its data cannot
+    be had, or it would run code that the settings do not allow.
+    """
+    settings, select = settings or EvaluateSpec(), select or SelectSpec()
+    standing = store.scores(checkpoint=checkpoint)
+    subject = _Subject(model_path, settings)
+    scores = []
+    with _Writer(store) as writer:
+        for number, benchmark in enumerate(benchmarks):
+            if progress:
+                progress(benchmark, number, len(benchmarks))
+            with _as_lm_eval_alone():
+                tasks = _tasks(benchmark, settings, heldout, select)
+                _limit_answers(tasks, subject, settings)
+                described = fingerprints.describe(tasks, subject, settings)
+                fingerprint = digest(described)
+                found = [s for s in standing if s.benchmark == benchmark and s.fingerprint == fingerprint]
+                if not found:
+                    raw = _run(tasks, subject, settings)
+                    described["prompts_cut"] = _prompts_cut(tasks, subject)
+                    found, samples = results.rows(raw, checkpoint, benchmark, fingerprint, described)
+                    writer.add(found, samples)
+            scores += found
+    return scores
+
+
+class _Writer:
+    """Writes to the store what has come together in SECONDS, because opening it costs as much as a small benchmark."""
+
+    SECONDS = 2.0
+
+    def __init__(self, store: Store):
+        self._store, self._last = store, time.monotonic()
+        self._scores: list[Score] = []
+        self._samples: list[Sample] = []
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def add(self, scores: Sequence[Score], samples: Sequence[Sample]) -> None:
+        self._scores += scores
+        self._samples += samples
+        if time.monotonic() - self._last > self.SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._store.add_samples(self._samples)
+        self._store.add_scores(self._scores)  # last: where the scores stand, the samples do too
+        self._scores, self._samples, self._last = [], [], time.monotonic()
+
+
+class _Subject:
+    """The checkpoint: its tokenizer at once, its weights when a benchmark first asks for them."""
+
+    def __init__(self, model_path: str, settings: EvaluateSpec):
+        try:
+            import torch
+            from transformers import AutoTokenizer, GenerationConfig
+        except ImportError as error:
+            raise UserError(f'evaluation needs {error.name}: pip install "refinery[eval]"') from error
+        from refinery.models.transformers import resolve
+
+        self.path, self.settings = resolve(model_path), settings
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        auto = "bfloat16" if self.device == "cuda" else "float32"
+        self.dtype = auto if settings.dtype == "auto" else settings.dtype
+        self._lm: Any = None
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(self.path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"model {model_path}: {str(error).strip().splitlines()[0]}") from error
+        try:
+            self.generation = GenerationConfig.from_pretrained(self.path).to_diff_dict()
+        except OSError:
+            self.generation = {}
+
+    @property
+    def lm(self) -> Any:
+        if self._lm is None:
+            from lm_eval.models.huggingface import HFLM
+
+            from refinery.models.transformers import load
+
+            model, tokenizer = load(self.path, dtype=self.dtype, device=self.device)
+            _end_at_the_chat_end(model, tokenizer)
+            self._lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.settings.batch_size)
+        return self._lm
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer have together."""
+        from lm_eval.models.utils import resolve_max_length
+        from transformers import AutoConfig
+
+        return resolve_max_length(AutoConfig.from_pretrained(self.path), self.tokenizer)
+
+
+def _end_at_the_chat_end(model: Any, tokenizer: Any) -> None:
+    """A checkpoint saved without its generation settings would go on past the end of its turn."""
+    ends = model.generation_config.eos_token_id
+    known = set(ends if isinstance(ends, list) else [ends]) - {None}
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in known:
+        model.generation_config.eos_token_id = sorted(known | {tokenizer.eos_token_id})
+
+
+def _tasks(
+    benchmark: str, settings: EvaluateSpec, heldout: Sequence[Example] | None, select: SelectSpec
+) -> dict[str, Any]:
+    """The lm-eval tasks of one benchmark: one, or several where it is a group such as mmlu."""
+    if benchmark.endswith((".yaml", ".yml")):
+        return _load_file(benchmark, settings.allow_code)
+    module = catalog.benchmarks().get(benchmark)
+    source = benchmark if module is None else catalog.module(catalog.BENCHMARKS, module).task(
+        benchmark, examples=heldout, select=select
+    )  # fmt: skip
+    if isinstance(source, dict):
+        return {benchmark: _chat_task(source)}
+    tasks = _load(str(source), named=isinstance(source, str))
+    if not settings.allow_code and any(getattr(task, "UNSAFE_CODE", False) for task in tasks.values()):
+        raise UserError(
+            f"benchmark {benchmark} runs code that the model writes: set evaluate.allow_code: true to let it"
+        )
+    return tasks
+
+
+def _load_file(path: str, allow_code: bool) -> dict[str, Any]:
+    if wrong := taskfiles.mistakes(Path(path), allow_code):
+        raise UserError(wrong[0])
+    if not allow_code:
+        _refuse_metric_scripts(Path(path))
+    return _load(path, named=False)
+
+
+@lru_cache(maxsize=64)
+def _load(source: str, named: bool) -> dict[str, Any]:
+    """Tasks by their own name (`named`, from all that lm-eval knows) or from a file; kept for the next checkpoint."""
+    manager = _index() if named else _manager(include_defaults=False)
+    try:
+        tasks = manager.load([source])["tasks"]
+    except KeyError:
+        known = [*catalog.benchmarks(), *_index().all_tasks]
+        raise UserError(f"there is no benchmark {source}{did_you_mean(source, known)}") from None
+    except (OSError, ImportError) as error:
+        raise UserError(f"benchmark {source}: {str(error).strip().splitlines()[0]}") from error
+    for task in tasks.values():
+        _prepare(task)
+    return tasks
+
+
+def _prepare(task: Any) -> None:
+    """What lm-eval's own entry point does to a task before it runs it."""
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=1234)
+    task.limits_itself = any((task.get_config("generation_kwargs") or {}).get(name) for name in fingerprints.LIMITS)
+
+
+@lru_cache(maxsize=1)
+def _index() -> Any:
+    """lm-eval's own tasks; reading their 13,000 files takes some ten seconds, so only on demand."""
+    return _manager(include_defaults=True)
+
+
+def _manager(include_defaults: bool) -> Any:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UserError(f'evaluation needs {error.name}: pip install "refinery[eval]"') from error
+    return TaskManager(include_defaults=include_defaults)
+
+
+def _refuse_metric_scripts(path: Path) -> None:
+    """A metric that lm-eval does not know is looked for as a script, on the hub or beside us."""
+    from lm_eval.api import metrics, registry
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    del metrics  # imported because that fills the registry
+    for entry in load_yaml(path, resolve_func=False).get("metric_list") or []:
+        if entry.get("metric") not in registry.metric_registry:
+            raise UserError(
+                f"{path}: lm-eval has no metric {entry.get('metric')!r} of its own, and a script needs allow_code"
+            )
+
+
+def _chat_task(config: dict[str, Any]) -> Any:
+    """A task whose items are whole chats, in the column `messages`."""
+    from lm_eval.api.task import ConfigurableTask
+
+    class ChatTask(ConfigurableTask):
+        def fewshot_context(self, doc: dict, *_: Any, chat_template: Callable | None = None, **__: Any) -> str:
+            if chat_template is None:
+                return "\n\n".join(turn["content"] for turn in doc["messages"]) + "\n\n"
+            return chat_template(doc["messages"])
+
+    task = ChatTask(config=config)
+    _prepare(task)
+    return task
+
+
+def _limit_answers(tasks: dict[str, Any], subject: _Subject, settings: EvaluateSpec) -> None:
+    """Where a task leaves the length of its answers open: the settings' limit, and prompts keep half the context."""
+    for task in tasks.values():
+        if task.OUTPUT_TYPE == "generate_until" and not task.limits_itself:
+            longest = min(settings.max_tokens, subject.context // 2)
+            task.set_config(key="generation_kwargs", value={"max_gen_toks": longest}, update=True)
+
+
+def _run(tasks: dict[str, Any], subject: _Subject, settings: EvaluateSpec) -> dict[str, Any]:
+    from lm_eval.evaluator import evaluate as lm_evaluate
+
+    longest = max((fingerprints.max_tokens(t) for t in tasks.values() if t.OUTPUT_TYPE == "generate_until"), default=0)
+    if longest >= subject.context:
+        raise UserError(f"{next(iter(tasks))}: answers of {longest} tokens do not fit a context of {subject.context}")
+    return lm_evaluate(
+        subject.lm,
+        {"tasks": tasks},
+        limit=settings.limit,
+        bootstrap_iters=0,  # intervals are ours
+        apply_chat_template=subject.tokenizer.chat_template is not None,
+        fewshot_as_multiturn=True,
+        confirm_run_unsafe_code=settings.allow_code,
+    )
+
+
+def _prompts_cut(tasks: dict[str, Any], subject: _Subject) -> int:
+    """Prompts too long for the context, of which lm-eval silently drops the beginning."""
+    cut = 0
+    for task in tasks.values():
+        if task.OUTPUT_TYPE == "generate_until":
+            room = subject.context - fingerprints.max_tokens(task)
+            cut += sum(len(subject.lm.tok_encode(instance.args[0])) > room for instance in task.instances)
+    return cut
+
+
+@contextlib.contextmanager
+def _as_lm_eval_alone() -> Iterator[None]:
+    """The random seeds of `lm_eval`'s command line, silence, and templates rendered in a sandbox.
+
+    A task file's templates are Jinja, which lm-eval renders without one, so that any could run code.
+    """
+    import torch
+    from jinja2.sandbox import SandboxedEnvironment
+
+    try:
+        from lm_eval import utils
+        from lm_eval.api import model, task
+        from lm_eval.models import huggingface
+    except ImportError as error:
+        raise UserError(f'evaluation needs {error.name}: pip install "refinery[eval]"') from error
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    places = (model, task, huggingface)
+    before = [place.tqdm for place in places], utils.env, random.getstate(), np.random.get_state()
+    sandbox = SandboxedEnvironment(undefined=utils.env.undefined, keep_trailing_newline=True)
+    sandbox.filters |= utils.env.filters
+    utils.env = sandbox
+    for place, bar in zip(places, before[0], strict=True):
+        place.tqdm = lambda *args, bar=bar, **options: bar(*args, **options | {"disable": True})
+    random.seed(0)
+    np.random.seed(1234)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(1234)
+            yield
+    finally:
+        for place, bar in zip(places, before[0], strict=True):
+            place.tqdm = bar
+        utils.env = before[1]
+        random.setstate(before[2])
+        np.random.set_state(before[3])
