@@ -7,7 +7,7 @@ within about a second, so that a killed run goes on row by row. Rows that fell b
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Set
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -22,14 +22,15 @@ from refinery.services import Services
 from refinery.spec import SOURCE, Spec
 from refinery.steps import (
     SOURCE_VERSION,
+    Seen,
     Step,
     data_fingerprint,
     forget_downstream,
-    inputs,
+    is_complete,
     read_source,
     recorded,
     resolve,
-    settled,
+    seen,
     stands,
 )
 from refinery.store import Store
@@ -127,11 +128,14 @@ def _own_run(spec: Spec, store: Store) -> Iterator[str]:
 
 
 async def _run(spec: Spec, store: Store, journal: Journal, run_id: str, progress: Callback) -> dict[str, StepResult]:
-    results = {SOURCE: _read(spec, store, run_id)}
-    steps = resolve(spec, results[SOURCE].fingerprint, fetch=True)
+    source = _read(spec, store, run_id)
+    steps = resolve(spec, source, fetch=True)
+    rows = {SOURCE: seen(store, source)}
+    results = {SOURCE: _result(SOURCE, SOURCE, source, rows[SOURCE], rows[SOURCE].ids, Counts())}
     async with _services(spec, store, journal) as services:
         for step in steps:
-            results[step.name] = await _bring_up(step, spec, store, journal, run_id, services, progress)
+            runner = _Runner(step, spec, store, journal, run_id, services, progress)
+            results[step.name], rows[step.name] = await runner.bring_up(rows[step.upstream])
     return results
 
 
@@ -144,90 +148,83 @@ async def _services(spec: Spec, store: Store, journal: Journal) -> AsyncIterator
         await services.close()
 
 
-def _read(spec: Spec, store: Store, run_id: str) -> StepResult:
-    """All rows of all splits, bad ones included, stored as a step that made them."""
+def _read(spec: Spec, store: Store, run_id: str) -> str:
+    """The source's fingerprint, all rows of all splits stored under it, bad ones included, as a step that made them."""
     fingerprint, outcomes = read_source(spec)
-    ran = 0
-    if not stands(store, fingerprint):
+    if not is_complete(store, fingerprint):
         params = spec.source.model_dump(mode="json")
         store.start_step(fingerprint, run_id, SOURCE, SOURCE, SOURCE_VERSION, params, [], {})
         store.add_outcomes(fingerprint, list(enumerate(outcomes)))
         store.finish_step(fingerprint)
-        ran = len(outcomes)
-    return _result(store, SOURCE, SOURCE, fingerprint, len(outcomes), ran, Counts())
+    return fingerprint
 
 
-async def _bring_up(
-    step: Step, spec: Spec, store: Store, journal: Journal, run_id: str, services: Services, progress: Callback
+def _result(
+    name: str, op: str, fingerprint: str, rows: Seen, expected: Set[str], usage: Counts, ran: int = 0
 ) -> StepResult:
-    """Work on the rows that have no outcome yet or a transient one, and see that every row got exactly one."""
-    positions, known = inputs(store, step.reads), settled(store, step.fingerprint)
-    todo = [example_id for example_id in positions if not known.get(example_id)]
-    gone = known.keys() - positions.keys()
-    standing = store.step(step.fingerprint)
-    before = services.counts()
-    if todo or gone or standing is None or standing["status"] != "complete":
-        forget_downstream(store, step.fingerprint, [*todo, *gone])
-        store.delete_outcomes(step.fingerprint, list(gone))
-        store.start_step(
-            step.fingerprint, run_id, step.name, step.op, step.module.VERSION, recorded(step), [step.reads], step.models
-        )
-        wanted = set(todo)
-        rows = [(positions[e.id], e) for e in store.examples(step.reads) if e.id in wanted]
-        work = _Work(step, spec, journal, services, progress, len(positions), before)
-        work.count_standing(store, wanted)
-        await work.run(rows)
-        journal.flush()
-        if settled(store, step.fingerprint).keys() != positions.keys():
-            raise RuntimeError(f"step {step.name}: its outcomes are not one for each of its {len(positions)} rows")
-        store.finish_step(step.fingerprint)
-    usage = _since(before, services.counts())
-    return _result(store, step.name, step.op, step.fingerprint, len(positions), len(todo), usage)
-
-
-def _result(store: Store, name: str, op: str, fingerprint: str, rows: int, ran: int, usage: Counts) -> StepResult:
-    funnel = store.funnel(fingerprint)
-    counts: Counter[tuple[str, str]] = Counter()
-    for row in funnel:
-        counts[row["action"], row["reason"]] += row["n"]
-    if counts.total() != rows:
-        raise RuntimeError(f"step {name}: {rows} rows in, {counts.total()} accounted for")
-    transient = sum(row["n"] for row in funnel if row["transient"])
-    return StepResult(name, op, fingerprint, rows, dict(counts), transient, ran, usage)
+    """RuntimeError where a row was lost: every row that goes in has exactly one outcome."""
+    if rows.ids != expected or rows.counts.total() != len(expected):
+        raise RuntimeError(f"step {name}: {len(expected)} rows in, {rows.counts.total()} accounted for")
+    return StepResult(name, op, fingerprint, len(expected), dict(rows.counts), len(rows.retry), ran, usage)
 
 
 def _since(before: Counts, after: Counts) -> Counts:
     return Counts(*(getattr(after, name) - getattr(before, name) for name in Counts.__slots__))
 
 
-class _Work:
-    """The rows of one step that are still to do."""
+@dataclass(slots=True)
+class _Runner:
+    """One step of one run."""
 
-    def __init__(
-        self,
-        step: Step,
-        spec: Spec,
-        journal: Journal,
-        services: Services,
-        progress: Callback,
-        total: int,
-        before: Counts,
-    ):
-        self.step, self.journal, self.services, self.progress, self.before = step, journal, services, progress, before
-        self.ctx = Context(step.name, spec.seed, services)
-        self.state = StepProgress(step.name, step.op, total)
-        self.window = max(WINDOW, *(4 * spec.models[name].concurrency for name in step.models), 0)
+    step: Step
+    spec: Spec
+    store: Store
+    journal: Journal
+    run_id: str
+    services: Services
+    progress: Callback
+    ctx: Context = field(init=False)
+    state: StepProgress = field(init=False)
+    before: Counts = field(init=False)
 
-    def count_standing(self, store: Store, todo: set[str]) -> None:
-        for outcome in store.outcomes(self.step.fingerprint):
-            if outcome.example_id not in todo:
-                self._count(outcome)
+    async def bring_up(self, upstream: Seen) -> tuple[StepResult, Seen]:
+        """Work on the rows that have no outcome yet or a transient one."""
+        step, wanted = self.step, upstream.handed_on
+        known = seen(self.store, step.fingerprint)
+        todo = {example_id for example_id in wanted if example_id not in known.ids or example_id in known.retry}
+        gone = known.ids - wanted.keys()
+        runs = bool(todo or gone) or not is_complete(self.store, step.fingerprint)
+        self.before = self.services.counts()
+        if runs:
+            if known.ids:
+                forget_downstream(self.store, step.fingerprint, todo | gone)
+                self.store.delete_outcomes(step.fingerprint, list(todo | gone))
+                known = seen(self.store, step.fingerprint)
+            self._start()
+            self.ctx = Context(step.name, self.spec.seed, self.services)
+            self.state = StepProgress(step.name, step.op, len(wanted), len(known.ids), known.counts)
+            await self._work([(wanted[e.id], e) for e in self.store.examples(step.reads) if e.id in todo])
+            self.journal.flush()
+            known = seen(self.store, step.fingerprint)
+        usage = _since(self.before, self.services.counts())
+        result = _result(step.name, step.op, step.fingerprint, known, wanted.keys(), usage, len(todo))
+        if runs:
+            self.store.finish_step(step.fingerprint)
+        return result, known
 
-    async def run(self, rows: list[tuple[int, Example]]) -> None:
-        """All rows, `window` at a time. On any error that is not a row's own the other rows are stopped."""
+    def _start(self) -> None:
+        step = self.step
+        version, params = step.module.VERSION, recorded(step)
+        self.store.start_step(
+            step.fingerprint, self.run_id, step.name, step.op, version, params, [step.reads], step.models
+        )
+
+    async def _work(self, rows: list[tuple[int, Example]]) -> None:
+        """All rows, a window at a time. On any error that is not a row's own the other rows are stopped."""
+        window = max(WINDOW, *(4 * self.spec.models[name].concurrency for name in self.step.models), 0)
         waiting = iter(rows)
         self.progress(self.state)
-        workers = [asyncio.create_task(self._work(waiting)) for _ in range(min(self.window, len(rows)))]
+        workers = [asyncio.create_task(self._one_by_one(waiting)) for _ in range(min(window, len(rows)))]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -235,9 +232,12 @@ class _Work:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _work(self, waiting: Iterator[tuple[int, Example]]) -> None:
+    async def _one_by_one(self, waiting: Iterator[tuple[int, Example]]) -> None:
         for position, example in waiting:
-            self._note(position, example, await self._apply(example))
+            outcome = await self._apply(example)
+            if outcome.example_id != example.id:
+                raise RuntimeError(f"step {self.step.name}: {self.step.op} answered for another row than it was given")
+            self._note(position, example, outcome)
 
     async def _apply(self, example: Example) -> Outcome:
         if example.fell_back:
@@ -256,10 +256,7 @@ class _Work:
         except RowError as error:  # the outcome holds text that cannot be stored
             outcome = self._failed(example, RowError(error.reason))
             self.journal.outcome(self.step.fingerprint, position, outcome)
-        self._count(outcome)
-        self.state.usage = _since(self.before, self.services.counts())
-        self.progress(self.state)
-
-    def _count(self, outcome: Outcome) -> None:
         self.state.done += 1
         self.state.counts[outcome.action, outcome.reason] += 1
+        self.state.usage = _since(self.before, self.services.counts())
+        self.progress(self.state)

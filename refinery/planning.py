@@ -14,7 +14,7 @@ from refinery.models.batcher import Batcher
 from refinery.models.cache import generation_digest, likelihood_digest, reusable
 from refinery.records import Message
 from refinery.spec import SOURCE, Spec
-from refinery.steps import Step, inputs, read_source, recorded, resolve, settled, stands
+from refinery.steps import Seen, Step, is_complete, read_source, recorded, resolve, seen
 from refinery.store import Row, Store
 
 LOOKUP_BATCH = 2000
@@ -45,32 +45,30 @@ class StepPlan:
 def plan(spec: Spec, store: Store) -> list[StepPlan]:
     """The plan of every step, "source" first. Reads the source, digests local models' weights, asks no model."""
     source, outcomes = read_source(spec)
-    if stands(store, source):
+    if is_complete(store, source):
         plans = {SOURCE: StepPlan(SOURCE, SOURCE, [], source, "stands", [], 0)}
     else:
         plans = {SOURCE: StepPlan(SOURCE, SOURCE, [], source, "runs", _why_source(spec, store), len(outcomes))}
-    rows = {SOURCE: sum(o.example is not None and o.example.split == "train" for o in outcomes)}
+    train = {o.example_id: n for n, o in enumerate(outcomes) if o.example is not None and o.example.split == "train"}
+    rows = {SOURCE: train}
     for step in resolve(spec, source):
-        upstream_stands = plans[step.upstream].status == "stands"
-        plans[step.name] = _plan_step(step, spec, store, upstream_stands, rows)
+        known = seen(store, step.fingerprint)
+        wanted = rows[step.upstream]
+        todo = {example_id for example_id in wanted if example_id not in known.ids or example_id in known.retry}
+        if plans[step.upstream].status == "runs":
+            rows[step.name] = wanted
+            plans[step.name] = _runs(step, _why(step, store, known), len(wanted))
+        elif todo or not is_complete(store, step.fingerprint):
+            rows[step.name] = wanted
+            answered = asyncio.run(_answered(step, spec, store, todo))
+            plans[step.name] = _runs(step, _why(step, store, known), len(todo), answered)
+        else:
+            rows[step.name] = known.handed_on
+            upstream = [step.upstream]
+            plans[step.name] = StepPlan(
+                step.name, step.op, upstream, step.fingerprint, "stands", [], 0, notes=_notes(step)
+            )
     return list(plans.values())
-
-
-def _plan_step(step: Step, spec: Spec, store: Store, upstream_stands: bool, rows: dict[str, int]) -> StepPlan:
-    """`rows` holds the number of rows that each earlier step hands on, and gets this step's."""
-    known = settled(store, step.fingerprint)
-    if not upstream_stands:
-        rows[step.name] = rows[step.upstream]
-        return _runs(step, _why(step, store, known), rows[step.upstream])
-    positions = inputs(store, step.reads)
-    todo = [example_id for example_id in positions if not known.get(example_id)]
-    standing = store.step(step.fingerprint)
-    if not todo and standing is not None and standing["status"] == "complete":
-        rows[step.name] = len(inputs(store, step.fingerprint))
-        return StepPlan(step.name, step.op, [step.upstream], step.fingerprint, "stands", [], 0, notes=_notes(step))
-    rows[step.name] = len(positions)
-    answered = asyncio.run(_answered(step, spec, store, set(todo)))
-    return _runs(step, _why(step, store, known), len(todo), answered)
 
 
 def _runs(step: Step, why: list[str], rows: int, answered: int | None = None) -> StepPlan:
@@ -93,16 +91,15 @@ def _why_source(spec: Spec, store: Store) -> list[str]:
     return _changed_keys(last["params"], spec.source.model_dump(mode="json")) or ["its rows changed"]
 
 
-def _why(step: Step, store: Store, known: Mapping[str, bool]) -> list[str]:
+def _why(step: Step, store: Store, known: Seen) -> list[str]:
     """Against the last step of that name, whatever it was made of."""
     same = store.step(step.fingerprint)
     if same is not None:
-        retry = sum(not final for final in known.values())
-        if retry:
-            return [f"{retry} rows to retry"]
+        if known.retry:
+            return [f"{len(known.retry)} rows to retry"]
         if same["status"] == "complete":
             return [f"upstream {step.upstream} runs"]
-        return [f"interrupted: {len(known)} rows are done" if known else "interrupted"]
+        return [f"interrupted: {len(known.ids)} rows are done" if known.ids else "interrupted"]
     last = store.last_step(step.name)
     if last is None:
         return ["new"]

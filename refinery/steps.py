@@ -1,6 +1,7 @@
 """A spec's steps as the store sees them: what each reads, which of its rows are answered, and what depends on it."""
 
 import functools
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
@@ -71,32 +72,47 @@ def resolve(spec: Spec, source: str, *, fetch: bool = False) -> list[Step]:
     return steps
 
 
-def inputs(store: Store, fingerprint: str) -> dict[str, int]:
-    """Example id to position of the rows that a step hands on to the graph: of the train split, not dropped.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A step's outcomes without their texts."""
 
-    Positions are the source's own, whatever was dropped on the way, so that a row keeps its place when it comes back.
-    """
-    sql = """SELECT o.example_id, o.position FROM outcomes o JOIN examples e USING (body)
-             WHERE o.step = ? AND e.split = 'train' ORDER BY o.position"""
-    return {row["example_id"]: row["position"] for row in store.query(sql, [fingerprint])}
+    ids: set[str]
+    retry: set[str]
+    """Rows with a transient failure, to be asked again."""
+    handed_on: dict[str, int]
+    """Example id to position of the rows that later steps get: of the train split, not dropped. Positions are the
+    source's own, whatever was dropped on the way, so that a row that comes back has its old place."""
+    counts: Counter[tuple[str, str]]
+    """(action, reason) to rows."""
 
 
-def settled(store: Store, fingerprint: str) -> dict[str, bool]:
-    """Example id to whether its outcome stands, for every outcome of a step; a transient one is to be asked again."""
-    sql = "SELECT example_id, transient FROM outcomes WHERE step = ?"
-    return {row["example_id"]: not row["transient"] for row in store.query(sql, [fingerprint])}
+def seen(store: Store, fingerprint: str) -> Seen:
+    """What the store has of a step; empty for one that never ran."""
+    sql = """SELECT o.example_id, o.position, o.action, o.reason, o.transient, e.split
+             FROM outcomes o LEFT JOIN examples e USING (body) WHERE o.step = ? ORDER BY o.position"""
+    rows = store.query(sql, [fingerprint])
+    return Seen(
+        ids={row["example_id"] for row in rows},
+        retry={row["example_id"] for row in rows if row["transient"]},
+        handed_on={row["example_id"]: row["position"] for row in rows if row["split"] == "train"},
+        counts=Counter((row["action"], row["reason"]) for row in rows),
+    )
+
+
+def is_complete(store: Store, fingerprint: str) -> bool:
+    step = store.step(fingerprint)
+    return step is not None and step["status"] == "complete"
 
 
 def stands(store: Store, fingerprint: str) -> bool:
     """Whether the step is complete and no row of it waits to be asked again."""
-    step = store.step(fingerprint)
-    return step is not None and step["status"] == "complete" and all(settled(store, fingerprint).values())
+    return is_complete(store, fingerprint) and not seen(store, fingerprint).retry
 
 
 def forget_downstream(store: Store, fingerprint: str, example_ids: Iterable[str]) -> None:
     """Before rows of a step are made anew: delete what every later step in the store made of them, of other specs
     too, and mark those steps as running, so that they ask for these rows again and never pass for complete."""
-    ids = list(example_ids)
+    ids = set(example_ids)
     rows = store.query("SELECT * FROM steps")
     stale, grew = {fingerprint}, True
     while grew:
@@ -104,9 +120,9 @@ def forget_downstream(store: Store, fingerprint: str, example_ids: Iterable[str]
         stale |= later
         grew = bool(later)
     for row in rows:
-        if row["fingerprint"] in stale - {fingerprint} and settled(store, row["fingerprint"]).keys() & set(ids):
+        if row["fingerprint"] in stale - {fingerprint} and seen(store, row["fingerprint"]).ids & ids:
             store.replace("steps", [{**row, "status": "running", "finished_at": None}], ["fingerprint"])
-            store.delete_outcomes(row["fingerprint"], ids)
+            store.delete_outcomes(row["fingerprint"], list(ids))
 
 
 def data_fingerprint(store: Store, fingerprint: str) -> str:

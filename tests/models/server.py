@@ -33,11 +33,17 @@ GARBAGE = {
 
 
 def answer(body: dict[str, Any], how: str) -> str:
-    """`echo`: the last message; `hash`: 8 hex digits of messages, seed and temperature."""
+    """`echo`: the last message; `hash`: 8 hex digits of messages, seed and temperature; `play`: a grade from 0.0 to 0.9
+    from a model called judge, from others the hash and, four times of five, the last word of the last message."""
     if how == "echo":
         return body["messages"][-1]["content"]
     shape = json.dumps([body["messages"], body.get("seed"), body.get("temperature")])
-    return "answer " + hashlib.sha256(shape.encode()).hexdigest()[:8]
+    name = hashlib.sha256(shape.encode()).hexdigest()[:8]
+    if how == "hash":
+        return f"answer {name}"
+    if body["model"] == "judge":
+        return f"0.{int(name, 16) % 10}"
+    return f"answer {name} {body['messages'][-1]['content'].split()[-1] if int(name, 16) % 5 else 'amiss'}"
 
 
 class Server:
@@ -138,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser()
     found.add_argument("--port", type=int, default=0)
     found.add_argument("--latency", type=float, default=0.0)
-    found.add_argument("--answer", default="hash", choices=["hash", "echo"])
+    found.add_argument("--answer", default="hash", choices=["hash", "echo", "play"])
     found.add_argument("--rate-limit-every", type=int, default=0)
     found.add_argument("--retry-after", default="")
     found.add_argument("--error-every", type=int, default=0)
