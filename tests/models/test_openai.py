@@ -68,7 +68,7 @@ def test_what_is_sent_and_what_comes_back() -> None:
                 *[await model.generate(system, sampling, sample) for sample in (0, 1, 0)],
             ]
 
-        greedy, first, second, again = run(entry, work)
+        greedy, first, *_ = run(entry, work)
         stats = server.stats()
     assert greedy == Reply("one two", "length", 10, 2)
     assert first == Reply("hello there", "stop", 10, 2)
@@ -252,7 +252,7 @@ def test_scoring_needs_another_backend() -> None:
 
 
 def test_a_missing_or_odd_address() -> None:
-    with pytest.raises(UserError, match="models.judge: backend openai needs a base_url"):
+    with pytest.raises(UserError, match="backend openai needs a base_url"):
         run(ModelSpec(backend="openai", model="m"), ask_many(1))
     assert "is not an http address" in stopped(run(spec("localhost:8000/v1"), ask_many(1)))
 
