@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from trainers.balance import LARGE, Balancer
 from trainers.losses import Head, cross_entropy, distillation, sample_means, truncated_kl
 
@@ -118,7 +119,9 @@ def states(seed: int, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_chunks_equal_one_piece(tail: str, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 8)
-    hidden, weight, bias = (states(s, *shape).requires_grad_() for s, shape in ((1, (ROWS, 6)), (2, (WORDS, 6)), (3, (WORDS,))))
+    hidden, weight, bias = (
+        states(s, *shape).requires_grad_() for s, shape in ((1, (ROWS, 6)), (2, (WORDS, 6)), (3, (WORDS,)))
+    )
     other, other_weight = states(4, ROWS, 9), states(5, WORDS, 9)
     weights = torch.linspace(0, 1, ROWS)
     head, teacher = Head(weight, bias, 0.7, softcap), Head(other_weight)
@@ -140,7 +143,9 @@ def test_cross_entropy_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
     assert torch.allclose(got, expected, atol=1e-5)
     for a, b in zip(
-        torch.autograd.grad(got.mean(), (hidden, weight)), torch.autograd.grad(expected.mean(), (hidden, weight)), strict=True
+        torch.autograd.grad(got.mean(), (hidden, weight)),
+        torch.autograd.grad(expected.mean(), (hidden, weight)),
+        strict=True,
     ):
         assert torch.allclose(a, b, atol=1e-6)
 
@@ -166,7 +171,9 @@ def test_agrees_with_trls_kernel_on_full_support() -> None:
     theirs, _ = ChunkedDivergenceFunction.apply(hidden, weight, None, other, other_weight, None, 0.0, 1.0)
     assert torch.allclose(ours, theirs, atol=1e-5)
     for a, b in zip(
-        torch.autograd.grad(ours.sum(), (hidden, weight)), torch.autograd.grad(theirs.sum(), (hidden, weight)), strict=True
+        torch.autograd.grad(ours.sum(), (hidden, weight)),
+        torch.autograd.grad(theirs.sum(), (hidden, weight)),
+        strict=True,
     ):
         assert torch.allclose(a, b, atol=1e-5)
 

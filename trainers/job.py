@@ -1,0 +1,92 @@
+"""What is to be trained (`TrainJob`), and what a method gets to build its trainer from (`Run`). Light."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from refinery.catalog import METHODS, module
+from refinery.records import Example, digest
+from trainers.params import TrainParams
+
+if TYPE_CHECKING:
+    from refinery.store import Store
+    from trainers.data import Prepared
+
+Progress = Callable[[int, int, float], None]
+"""Called after each optimiser step with (step, steps in all, loss)."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One set of weights to make."""
+
+    name: str
+    """The method's name in the spec; not part of the identity."""
+    method: str
+    """A file name under trainers/methods."""
+    params: TrainParams
+    """An instance of that file's Params."""
+    seed: int
+    """Varies the order of rows, the rollouts and the adapters' first weights."""
+    model: str
+    """The weights to start from: "lab", a folder or a hub id."""
+    examples: Sequence[Example]
+    """The rows; `response` is what is learnt."""
+    data_fingerprint: str
+    """The step that the rows come from."""
+    out: Path
+    """The folder of all checkpoints; this one stands in it under its fingerprint."""
+    base_identity: str
+    """Digest of the weights to start from (refinery.models.identity)."""
+    store: "Store | None" = None
+    run_id: str = ""
+    role: Literal["final", "tuning"] = "final"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+def rows_digest(examples: Sequence[Example]) -> str:
+    """Digest of the rows themselves: a step whose failed rows were asked again keeps its fingerprint, not its rows."""
+    return digest([[e.id, e.prompt, e.answer, e.response, e.meta] for e in examples])
+
+
+def configuration(job: TrainJob) -> dict[str, Any]:
+    """All that shapes the weights. Two jobs with the same configuration are the same training."""
+    return {
+        "method": job.method,
+        "method_version": module(METHODS, job.method).VERSION,
+        "params": job.params.model_dump(mode="json"),
+        "seed": job.seed,
+        "data": job.data_fingerprint,
+        "rows_digest": rows_digest(job.examples),
+        "base": job.base_identity,
+    }
+
+
+def fingerprint(job: TrainJob) -> str:
+    """The checkpoint's name: the digest of its configuration."""
+    return digest(configuration(job))
+
+
+def directory(job: TrainJob) -> Path:
+    return job.out / fingerprint(job)
+
+
+@dataclass
+class Run:
+    """One job under way, as a method's `build` gets it."""
+
+    job: TrainJob
+    model: Any
+    """The base model, this run's own to change."""
+    tokenizer: Any
+    prepared: "Prepared"
+    places: list[int]
+    """The row of every training sample, in order: steps x batch_size places in `prepared.rows`."""
+    arguments: dict[str, Any]
+    """Keyword arguments of transformers.TrainingArguments that every method shares."""
+    adapter: Any = None
+    """A peft.LoraConfig, or None where every weight is trained."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Whatever else the manifest should say."""

@@ -1,0 +1,131 @@
+"""What all methods' trainers share: which rows come when, whole checkpoints, metrics in the store, no side effects."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from refinery.errors import UserError
+from trainers.job import Progress
+
+if TYPE_CHECKING:
+    from refinery.store import Store
+
+MARKER = "refinery.json"
+"""The last file written into a checkpoint: one without it was cut off while being written."""
+
+HOPELESS = 25
+"""Steps in a row without a finite gradient after which training gives up."""
+
+METRICS = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "mean_token_accuracy": "token_accuracy",
+    "sft_loss": "sft_loss",
+    "kl_loss": "kl_loss",
+    "lambda": "lambda",
+    "coverage": "coverage",
+    "teacher_tail": "teacher_tail",
+    "student_tail": "student_tail",
+    "completions/mean_length": "rollout_length",
+    "completions/clipped_ratio": "rollouts_cut",
+}
+"""What a trainer logs, and the name under which the store has it."""
+
+
+class Loop:
+    """Stands before a TRL trainer among a class's bases and overrides what must not depend on TRL's defaults.
+
+    Set `places` before training. TRL's own samplers restart their shuffling when a training resumes in a later epoch,
+    and its distillation sampler leaves out the rows that do not fill a batch.
+    """
+
+    places: list[int]
+    repeats: int = 1
+    """How often the data loader must yield each optimiser step's rows."""
+    broken: int = 0
+    """Steps left out because their gradient was not finite."""
+    _in_a_row: int = 0
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside weights, optimiser, schedule and random states; JSON."""
+        return {"steps_broken": self.broken}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.broken = state["steps_broken"]
+
+    def _get_train_sampler(self, dataset: Any = None) -> list[int]:
+        window = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        starts = range(0, len(self.places), window)
+        return [place for start in starts for place in self.places[start : start + window] * self.repeats]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            (folder / MARKER).write_text(json.dumps(self.extra_state()), encoding="utf-8")
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Without gradients the optimiser leaves the weights as they are: one broken batch costs one step, not all."""
+        norm = super()._clip_grad_norm(model)
+        if math.isfinite(float(norm)):
+            self._in_a_row = 0
+            return norm
+        model.zero_grad(set_to_none=True)
+        self.broken, self._in_a_row = self.broken + 1, self._in_a_row + 1
+        if self._in_a_row >= HOPELESS:
+            raise UserError(f"training: no finite gradient for {HOPELESS} steps in a row; lower learning_rate")
+        return norm
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the manifest says what these weights are."""
+
+    def _send_telemetry(self) -> None:
+        """None."""
+
+
+class Watch(TrainerCallback):
+    """Takes what a trainer logs after each step to the store and to whoever watches.
+
+    Writes before each checkpoint and about every two seconds. A resumed training logs the steps after its checkpoint
+    once more; the store keeps the later value.
+    """
+
+    def __init__(self, store: "Store | None", checkpoint: str, total: int, progress: Progress | None):
+        self.store, self.checkpoint, self.total, self.progress = store, checkpoint, total, progress
+        self.recent: list[dict[str, float]] = []
+        """The metrics of the last ten steps."""
+        self._rows: list[tuple[int, str, float]] = []
+        self._written = self._last = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        state.log_history.clear()  # it would be saved, and grow, with every checkpoint
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        values = {METRICS[name]: float(v) for name, v in logs.items() if name in METRICS and v is not None}
+        values = {"sft_loss": values["loss"], **values, "step_seconds": now - self._last}
+        self._last = now
+        self._rows += [(state.global_step, name, value) for name, value in values.items() if math.isfinite(value)]
+        self.recent = [*self.recent[-9:], values]
+        if now - self._written > 2:
+            self.flush()
+        if self.progress:
+            self.progress(state.global_step, self.total, values["loss"])
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.flush()
+
+    def flush(self) -> None:
+        rows, self._rows, self._written = self._rows, [], time.monotonic()
+        if self.store is not None and rows:
+            self.store.add_training_metrics(self.checkpoint, rows)
+
+    def final(self) -> dict[str, float]:
+        """Each metric's mean over the last ten steps."""
+        names = self.recent[-1] if self.recent else {}
+        return {name: sum(v.get(name, math.nan) for v in self.recent) / len(self.recent) for name in names}

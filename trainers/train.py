@@ -1,0 +1,252 @@
+"""From rows to a checkpoint: the flow every method shares. The manifest is written last, so that it means complete.
+
+A checkpoint's folder is named by its fingerprint and holds
+
+    configuration.json   what shapes the weights; written first, and compared when a training resumes
+    state/               the trainer's own checkpoints while it works; gone when it is done
+    model.safetensors …  the weights, loadable like any model; `adapter/` beside them where LoRA was trained
+    manifest.json        what was done, and with what; last
+"""
+
+import json
+import platform
+import shutil
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from refinery.catalog import METHODS, module
+from refinery.errors import UserError
+from trainers.job import Progress, Run, TrainJob, configuration, directory, fingerprint
+
+__all__ = ["Progress", "TrainJob", "fingerprint", "train"]
+
+PACKAGES = ("refinery", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
+MANIFEST, CONFIGURATION, STATE = "manifest.json", "configuration.json", "state"
+
+
+def train(job: TrainJob, progress: Progress | None = None) -> Path:
+    """The folder of the job's weights, trained unless they stand already.
+
+    An interrupted training goes on from its last checkpoint and, on a CPU, ends with the weights it would have had.
+    `progress` is called after each optimiser step. UserError where the model, its chat template or the rows are of no
+    use, or where the folder holds another configuration.
+    """
+    folder = directory(job)
+    if (manifest := _read(folder / MANIFEST)) is not None:
+        _record(job, folder, manifest)
+        return folder
+    _claim(job, folder)
+    if job.store is not None:
+        _start(job, folder)
+    started = time.time()
+    run = _prepare(job, folder)
+    trainer, watch, resumed = _trainer(run, folder, progress)
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    finally:
+        watch.flush()
+    if trainer.accelerator.is_main_process:
+        _save(trainer, run, folder)
+        manifest = _manifest(run, trainer, watch, resumed, started)
+        _write(folder / MANIFEST, manifest)
+        shutil.rmtree(folder / STATE, ignore_errors=True)
+        _record(job, folder, manifest)
+    return folder
+
+
+# ---- before
+
+
+def _claim(job: TrainJob, folder: Path) -> None:
+    """The folder is this configuration's: UserError names the keys in which what it holds differs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = configuration(job)
+    found = _read(folder / CONFIGURATION)
+    if found is None:
+        _write(folder / CONFIGURATION, wanted)
+    elif found != wanted:
+        differ = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        raise UserError(f"{folder}: holds a training with another {', '.join(differ)}; remove it or train elsewhere")
+
+
+def _prepare(job: TrainJob, folder: Path) -> Run:
+    from refinery.models.transformers import load
+    from trainers.data import order, prepare, steps
+
+    params = job.params
+    wide = params.lora is None or params.dtype == "float32"
+    model, tokenizer = load(
+        job.model, "float32" if wide else "auto", revision=job.revision, trust_remote_code=job.trust_remote_code
+    )
+    prepared = prepare(
+        job.examples, tokenizer, max_length=params.max_length, teacher_prompt=getattr(params, "teacher_prompt", None)
+    )
+    total = steps(len(prepared.rows), params.epochs, params.batch_size, params.max_steps)
+    places = order(len(prepared.rows), total * params.batch_size, job.seed)
+    arguments = _arguments(job, folder, total, on_gpu=model.device.type == "cuda")
+    return Run(job, model, tokenizer, prepared, places, arguments, _adapter(job))
+
+
+def _arguments(job: TrainJob, folder: Path, total: int, on_gpu: bool) -> dict[str, Any]:
+    """transformers.TrainingArguments: the job's parameters, and nothing printed, reported or sent anywhere."""
+    from accelerate import PartialState
+
+    params, processes = job.params, PartialState().num_processes
+    micro = params.micro_batch_size or max(1, params.batch_size // processes)
+    if params.batch_size % (micro * processes):
+        raise UserError(f"batch_size {params.batch_size} is not a multiple of {processes} processes x {micro} rows")
+    return {
+        "output_dir": str(folder / STATE),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": params.batch_size // (micro * processes),
+        "max_steps": total,
+        "learning_rate": params.learning_rate,
+        "weight_decay": params.weight_decay,
+        "lr_scheduler_type": params.schedule,
+        "warmup_steps": params.warmup_ratio,  # below 1 it is a share
+        "max_grad_norm": params.max_grad_norm,
+        "optim": "adamw_torch",
+        "bf16": params.dtype == "bfloat16" or (params.dtype == "auto" and on_gpu),
+        "gradient_checkpointing": params.gradient_checkpointing,
+        "seed": job.seed,
+        "save_strategy": "steps",
+        "save_steps": params.save_every,
+        "save_total_limit": 2,  # the newest may be cut off while it is written
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": on_gpu,
+        "remove_unused_columns": False,
+    }
+
+
+def _adapter(job: TrainJob) -> Any:
+    lora = job.params.lora
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    layers = lora.layers or "all-linear"
+    return LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=layers, task_type="CAUSAL_LM"
+    )
+
+
+def _trainer(run: Run, folder: Path, progress: Progress | None) -> tuple[Any, Any, Path | None]:
+    """The method's trainer, its watch, and the checkpoint that it goes on from."""
+    from transformers.trainer_callback import PrinterCallback
+
+    from transformers.utils import logging
+
+    from trainers.loop import MARKER, Watch
+
+    logging.disable_progress_bar()  # of weights being written, which would tear the display of a run
+    trainer = module(METHODS, run.job.method).build(run)
+    trainer.remove_callback(PrinterCallback)
+    store = run.job.store if trainer.accelerator.is_main_process else None
+    watch = Watch(store, folder.name, run.arguments["max_steps"], progress)
+    trainer.add_callback(watch)
+    resumed = last_whole(folder / STATE)
+    if resumed:
+        trainer.restore(_read(resumed / MARKER))
+    return trainer, watch, resumed
+
+
+def last_whole(state: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the others are removed."""
+    from trainers.loop import MARKER
+
+    found = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in found:
+        if _read(path / MARKER) is None:
+            shutil.rmtree(path)
+    return next((path for path in reversed(found) if path.exists()), None)
+
+
+# ---- after
+
+
+def _save(trainer: Any, run: Run, folder: Path) -> None:
+    """Weights and tokenizer, in the type of the arithmetic; an adapter on its own too, and merged."""
+    import torch
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if run.adapter is not None:
+        model.save_pretrained(folder / "adapter")
+        model = model.merge_and_unload()
+    model.to(torch.bfloat16 if run.arguments["bf16"] else torch.float32).save_pretrained(folder)
+    run.tokenizer.save_pretrained(folder)
+
+
+def _manifest(run: Run, trainer: Any, watch: Any, resumed: Path | None, started: float) -> dict[str, Any]:
+    job, prepared = run.job, run.prepared
+    return {
+        "fingerprint": fingerprint(job),
+        "name": job.name,
+        "role": job.role,
+        "model": job.model,
+        "revision": job.revision,
+        **configuration(job),
+        "rows_trained": len(prepared.rows),
+        "rows_dropped": dict(prepared.dropped),
+        "steps": run.arguments["max_steps"],
+        "answer_tokens": sum(len(prepared.rows[place].answer) for place in run.places),
+        "prompts": prepared.prompts,
+        "end_token": prepared.ending.token,
+        "bfloat16": run.arguments["bf16"],
+        "device": str(trainer.accelerator.device),
+        "processes": trainer.accelerator.num_processes,
+        **run.notes,
+        **trainer.extra_state(),
+        "final": watch.final(),
+        "resumed_at_step": int(resumed.name.rpartition("-")[2]) if resumed else 0,
+        "seconds": round(time.time() - started, 3),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _start(job: TrainJob, folder: Path) -> None:
+    assert job.store is not None
+    params = job.params.model_dump(mode="json")
+    named = (folder.name, job.run_id, job.name, job.method, params, job.seed, job.data_fingerprint, job.base_identity)
+    job.store.start_checkpoint(*named, str(folder), job.role)
+
+
+def _record(job: TrainJob, folder: Path, manifest: dict[str, Any]) -> None:
+    """The store says that these weights stand, also where another run or another store made them."""
+    if job.store is None:
+        return
+    known = job.store.checkpoint(folder.name)
+    if known is None or known["role"] != job.role or known["status"] != "complete":
+        _start(job, folder)
+        job.store.finish_checkpoint(folder.name, manifest)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON file, or None where there is none or it was cut off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
+    scratch.replace(path)
