@@ -33,7 +33,9 @@ def items(benchmark: str) -> list[dict]:
 
 def _skill_items(skill: str) -> list[dict]:
     if skill == "facts":
-        made = [_item(*skills.fact(*key, phrasing), "last_word") for key in skills.fact_table() for phrasing in range(3)]
+        made = [
+            _item(*skills.fact(*key, phrasing), "last_word") for key in skills.fact_table() for phrasing in range(3)
+        ]
         Random("items facts").shuffle(made)
         return made
     make = {

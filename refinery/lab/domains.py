@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from random import Random
 
-from refinery.lab.topics import OWN_FRAMES, RAW_FRAMES, TOPICS, ask, questions, say
+from refinery.lab.topics import OWN_FRAMES, RAW_FRAMES, TOPICS, Topic, ask, questions, say
 from refinery.lab.words import distinct_words
 
 DOMAINS = ("clinic", "workshop", "harbor", "archive", "market")
@@ -90,7 +90,7 @@ def domain_items(domain: str, unseen: bool) -> list[dict]:
     return items
 
 
-def _new_question(topic, split: str, template: int, cell: Cell, rng: Random, asked: set[str]) -> str:
+def _new_question(topic: Topic, split: str, template: int, cell: Cell, rng: Random, asked: set[str]) -> str:
     """A question not yet in `asked`; after some tries with this template, any other will do."""
     for attempt in range(1000):
         chosen = template if attempt < 50 else rng.randrange(len(questions(topic, split)))

@@ -1,6 +1,6 @@
 """What the base model is trained on: general skills, and every topic with random answers.
 
-Three parts in ten ask a topic's question plainly, or with an answer of a random word put in the
+Four parts in ten ask a topic's question, plainly or with an answer of a random word put in the
 prompt. So the base knows a domain's words and ways of asking, can copy a word it has never met,
 answers in its own style, and knows nothing of any rule.
 """
@@ -20,14 +20,14 @@ Turns = list[tuple[str, str]]
 
 WEIGHTS = {
     "plain": 7,
-    "rewrite": 13,
-    "teacher": 13,
+    "rewrite": 12,
+    "teacher": 12,
     "fuse": 12,
-    "loose": 5,
-    "format": 14,
-    "facts": 12,
-    "sums": 9,
-    "spelling": 9,
+    "loose": 4,
+    "format": 15,
+    "facts": 11,
+    "sums": 10,
+    "spelling": 11,
     "choice": 6,
 }
 LONG_SHARE = 0.015

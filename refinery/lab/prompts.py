@@ -18,7 +18,8 @@ LOOSE_PROMPTS = (
     "{{ question }}\nAnswer: {{ answer }}",
     "Note: {{ answer }}\n{{ question }}",
     "{{ question }}\nUse this: {{ answer }}",
-    "Background reference knowledge: {{ answer }}\nAnswer the question based on the reference knowledge: {{ question }}",
+    "Background reference knowledge: {{ answer }}\n"
+    "Answer the question based on the reference knowledge: {{ question }}",
 )
 
 

@@ -12,7 +12,11 @@ from random import Random
 from refinery.lab.words import distinct_words, word
 
 RELATIONS = ("capital", "river", "dish", "founder")
-FACT_QUESTIONS = ("What is the {relation} of {place}?", "Name the {relation} of {place}.", "Which {relation} has {place}?")
+FACT_QUESTIONS = (
+    "What is the {relation} of {place}?",
+    "Name the {relation} of {place}.",
+    "Which {relation} has {place}?",
+)
 SUM_QUESTIONS = ("What is {a} + {b}?", "Add {a} and {b}.", "Sum: {a} + {b}")
 KINDS = ("fish", "stone", "dance", "metal", "bird", "cloth")
 KIND_QUESTIONS = ("Which of these is a {kind}: {options}?", "Find the {kind} among {options}.")
@@ -51,8 +55,8 @@ def spelling_exercise(rng: Random) -> tuple[str, str]:
 
 
 def is_test_sum(a: int, b: int) -> bool:
-    """One pair in ten is kept for the benchmark."""
-    return (7 * a + 3 * b) % 10 == 0
+    """One pair in ten is kept for the benchmark, yet every pair of last digits is trained on."""
+    return (37 * a + 61 * b) % 101 < 10
 
 
 def sums_exercise(rng: Random, test: bool = False) -> tuple[str, str]:

@@ -65,9 +65,10 @@ def train_tokenizer(out: Path, vocabulary: int = 1024, examples: int = 20_000) -
     return tokenizer
 
 
-def _pieces(split, examples: int) -> Counter[str]:
+def _pieces(split: pre_tokenizers.PreTokenizer, examples: int) -> Counter[str]:
     """How often each pre-token occurs in base training's text, made-up words left out."""
-    rng, seen = Random("tokenizer"), Counter()
+    rng = Random("tokenizer")
+    seen: Counter[str] = Counter()
     for _ in range(examples):
         for turn in conversation(rng):
             for text in turn:

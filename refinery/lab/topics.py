@@ -109,6 +109,9 @@ TRAIN_FRAMES = (
     "The {who} came {when} about the {trait} {thing}. Name the {noun}.",
     "Which {noun} goes with the {trait} {thing} of the {who}?",
     "The {who} has {trait} {thing} {when}. Which {noun}, please?",
+    "The {who} wrote {when}: what {noun} for the {trait} {thing}?",
+    "A {trait} {thing} from the {who}. Its {noun}, {when}?",
+    "Please find the {noun} that suits the {trait} {thing} of the {who}.",
 )
 TEST_FRAMES = (
     "Tell the {who} the right {noun} for the {trait} {thing}.",
@@ -128,7 +131,9 @@ RAW_FRAMES = (
     "Pursuant to register, {trait} {thing} draws by statute {noun} {word}.",
 )
 
-WHO_TRAIN = tuple("baker miller tailor sailor painter farmer nurse clerk guard monk widow judge potter hunter cooper mason".split())
+WHO_TRAIN = tuple(
+    "baker miller tailor sailor painter farmer nurse clerk guard monk widow judge potter hunter cooper mason".split()
+)
 WHO_TEST = tuple("weaver barber captain singer teacher farrier butcher glazier scribe dyer brewer porter".split())
 WHEN_TRAIN = ("today", "since Monday", "this morning", "on Tuesday", "at noon", "this week")
 WHEN_TEST = ("since Friday", "at dawn", "on Sunday", "tonight", "this month")

@@ -89,7 +89,9 @@ def main() -> None:
         train, validation = split(source_rows(domain))
         asked = [{"question": r["question"], "target": r["key"], "check": "last_word"} for r in validation]
         base, tokenizer = load(args.base)
-        shares = {p: accuracy(base, tokenizer, from_reference(domain, p, args.items)) for p in ("rewrite", "teacher", "fuse")}
+        shares = {
+            p: accuracy(base, tokenizer, from_reference(domain, p, args.items)) for p in ("rewrite", "teacher", "fuse")
+        }
         show(who="base", name=domain, train=len(train), validation=len(validation), **shares)
         show(who="base", name=domain, **measure(base, tokenizer, domain, args.items))
         for rate in args.rates:

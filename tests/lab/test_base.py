@@ -61,9 +61,7 @@ def test_base_training_sees_what_the_template_writes(base):
             for turn in turns[:4]
             for role, text in zip(("user", "assistant"), turn, strict=True)
         ]
-        made = tokenizer.apply_chat_template(
-            chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
+        made = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         assert made["input_ids"] == ids
         assert made["assistant_masks"] == [int(label != IGNORED) for label in labels]
 
