@@ -1,6 +1,8 @@
 """What every family of measures shares: a row, a sample of the pairs, an interval for a mean, a histogram."""
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,11 +63,22 @@ def t_975(df: int) -> float:
     )
 
 
-def pick(n: int, limit: int, seed: int) -> np.ndarray:
-    """Indices of at most `limit` of `n` pairs, drawn without replacement under `seed`, in their own order."""
-    if n <= limit:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, limit, replace=False))
+def pick(raw: Sequence[str], limit: int, seed: int) -> np.ndarray:
+    """Indices, ascending, of at most `limit` pairs drawn at random, told by their raw answers.
+
+    Each pair is drawn by the digest of its raw answer (and of how many equal ones came before it), not by its place:
+    the steps of one graph, and all rows and part of them, are then mostly measured on the same pairs, whose texts need
+    not be encoded again.
+    """
+    if len(raw) <= limit:
+        return np.arange(len(raw))
+    before: Counter[str] = Counter()
+    keys = []
+    for text in raw:
+        key = f"{seed} {before[text]} {text}".encode("utf-8", "replace")
+        keys.append(hashlib.blake2b(key, digest_size=8).digest())
+        before[text] += 1
+    return np.sort(np.argsort(np.frombuffer(b"".join(keys), dtype=np.uint64), kind="stable")[:limit])
 
 
 def quantiles(values: np.ndarray, at: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> dict[str, float]:

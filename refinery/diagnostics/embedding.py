@@ -34,7 +34,7 @@ def measure(raw: list[str], refined: list[str], *, encoder: Any, seed: int = 0) 
     A pair with an empty text has no cosine: it is left out of every measure and counted in `detail["empty"]`.
     `encoder` is a refinery.encoder.Encoder, or anything whose encode(texts) gives one unit vector per text.
     """
-    chosen = pick(len(raw), LIMIT, seed)
+    chosen = pick(raw, LIMIT, seed)
     x, y, empty = _vectors([raw[i] for i in chosen], [refined[i] for i in chosen], encoder.encode)
     return [*_cosines(x, y, empty), _centroid_shift(x, y, seed), _mmd2(x, y, seed), _frechet(x, y, seed)]
 

@@ -32,7 +32,7 @@ def measure(raw: list[str], refined: list[str], *, seed: int = 0) -> list[Row]:
     Words are runs of letters, digits and underscores in lower case; a language written without spaces comes out as
     one long word, for which only the measures of other families mean something.
     """
-    chosen = pick(len(raw), LIMIT, seed)
+    chosen = pick(raw, LIMIT, seed)
     x, y = [words(raw[i]) for i in chosen], [words(refined[i]) for i in chosen]
     same = np.array([raw[i] == refined[i] for i in chosen], dtype=np.float64)
     pairs = list(zip(x, y, strict=True))
