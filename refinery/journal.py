@@ -42,7 +42,7 @@ class _Digests:
     def __contains__(self, name: str) -> bool:
         number = int(name[:16], 16)
         at = self.old.searchsorted(np.uint64(number))
-        return number in self.new or (at < len(self.old) and int(self.old[at]) == number)
+        return number in self.new or bool(at < len(self.old) and self.old[at] == number)
 
 
 class Journal:
@@ -94,9 +94,10 @@ class Journal:
 
     def outcome(self, step: str, position: int, outcome: Outcome) -> None:
         """Note what the step of that fingerprint did to its example at `position`. RowError as for `append`."""
-        line = {"step": step, "position": position, "outcome": _shallow(outcome)}
+        noted = _shallow(outcome)
         if outcome.example is not None:
-            line["outcome"]["example"] = _shallow(outcome.example)
+            noted["example"] = _shallow(outcome.example)
+        line = {"step": step, "position": position, "outcome": noted}
         self._append("outcomes", (step, outcome.example_id), line, {"triple": (step, position, outcome)})
 
     def find(self, table: str, key: tuple[Any, ...]) -> Row | None:

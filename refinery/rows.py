@@ -25,7 +25,7 @@ def outcome_parts(rows: Sequence[tuple[str, int, Outcome]]) -> list[Part]:
         row |= {"reason": outcome.reason, "detail": outcome.detail, "transient": outcome.transient}
         row |= {"scores": outcome.scores, "body": None, "response": None, "candidates": None, "fell_back": None}
         if example is not None:
-            body = {"prompt": example.prompt, "answer": example.answer, "split": example.split}
+            body: Row = {"prompt": example.prompt, "answer": example.answer, "split": example.split}
             body |= {"parents": list(example.parents), "meta": example.meta}
             row["body"] = digest(body)
             bodies[row["body"]] = {"body": row["body"], **body}

@@ -35,7 +35,7 @@ READ_PATIENCE = 4.0
 WRITE_PATIENCE = 15.0
 """Seconds a writer keeps trying; longer, because a lost reader costs a message and a lost writer a run."""
 
-ENGINE = {
+ENGINE: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "512MB",
     "threads": 2,
     "autoinstall_known_extensions": False,
@@ -167,7 +167,7 @@ class Store:
 
     def start_run(self, name: str, spec_text: str, spec_digest: str, versions: Mapping[str, Any]) -> str:
         """Record a run and return its id. `spec_text` must not hold a key."""
-        run = {"id": uuid.uuid4().hex, "name": name, "spec": spec_text, "spec_digest": spec_digest}
+        run: Row = {"id": uuid.uuid4().hex, "name": name, "spec": spec_text, "spec_digest": spec_digest}
         run |= {"versions": dict(versions), "status": "running", "started_at": now(), "finished_at": None}
         self.replace("runs", [run], ["id"])
         return run["id"]
@@ -202,7 +202,7 @@ class Store:
         models: Mapping[str, str],
     ) -> None:
         """Mark a step as running. Outcomes it already has stay: a step is resumed row by row."""
-        row = {"fingerprint": fingerprint, "run_id": run_id, "name": name, "op": op, "version": version}
+        row: Row = {"fingerprint": fingerprint, "run_id": run_id, "name": name, "op": op, "version": version}
         row |= {"params": dict(params), "upstream": list(upstream), "models": dict(models)}
         row |= {"status": "running", "started_at": now(), "finished_at": None}
         self.replace("steps", [row], ["fingerprint"])
@@ -290,7 +290,7 @@ class Store:
         role: str,
     ) -> None:
         """Record weights about to be made. `role`: final, tuning, former or base."""
-        row = {"fingerprint": fingerprint, "run_id": run_id, "name": name, "method": method, "role": role}
+        row: Row = {"fingerprint": fingerprint, "run_id": run_id, "name": name, "method": method, "role": role}
         row |= {"seed": seed, "params": dict(params), "data_fingerprint": data_fingerprint, "base": base}
         row |= {"path": str(path), "status": "running", "manifest": None, "started_at": now(), "finished_at": None}
         self.replace("checkpoints", [row], ["fingerprint"])

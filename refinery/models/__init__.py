@@ -24,9 +24,9 @@ def identity(spec: "ModelSpec", *, fetch: bool = False) -> str:
     else:
         path = folder(spec.model, spec.revision, fetch=fetch)
         base = f"weights:{weights_digest(path)}" if path else f"hub:{spec.model}@{spec.revision or 'main'}"
-    declared = {"extra_body": spec.extra_body or None, "max_context": spec.max_context}
-    declared["dtype"] = None if spec.dtype == "auto" else spec.dtype
-    more = {key: value for key, value in declared.items() if value is not None}
+    dtype = spec.dtype if spec.dtype != "auto" else None
+    declared = [("extra_body", spec.extra_body), ("max_context", spec.max_context), ("dtype", dtype)]
+    more = {key: value for key, value in declared if value}
     return f"{base}+{digest(more, 8)}" if more else base
 
 

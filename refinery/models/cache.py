@@ -73,14 +73,15 @@ class CachedModel:
         name = generation_digest(self.identity, messages, sampling, sample)
 
         async def answer() -> Reply:
-            row = self.journal.find("generations", (name, sampling.max_tokens))
-            row = row or reusable(await self._stored("generations", name) or (), sampling.max_tokens)
-            if row:
-                return Reply(**{key: row[key] for key in _REPLY}, cached=True)
+            found = self.journal.find("generations", (name, sampling.max_tokens)) or reusable(
+                await self._stored("generations", name) or (), sampling.max_tokens
+            )
+            if found:
+                return Reply(**{key: found[key] for key in _REPLY}, cached=True)
             reply = await self.model.generate(messages, sampling, sample)
             request = {"messages": messages, "sample": sample, "sampling": _shape(sampling)}
-            row = {"digest": name, "model": self.identity, "request": request, "max_tokens": sampling.max_tokens}
-            row |= {key: getattr(reply, key) for key in _REPLY}
+            row = {key: getattr(reply, key) for key in _REPLY}
+            row |= {"digest": name, "model": self.identity, "request": request, "max_tokens": sampling.max_tokens}
             self.journal.append("generations", {**row, "created_at": now().isoformat()})
             self.counts.prompt_tokens += reply.prompt_tokens
             self.counts.completion_tokens += reply.completion_tokens

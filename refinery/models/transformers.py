@@ -42,15 +42,14 @@ def load(
         raise UserError(f'backend transformers needs {error.name}: pip install "refinery[train]"') from error
     place = resolve(model)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    if dtype == "auto":
-        kind = torch.bfloat16 if where.type == "cuda" else torch.float32
-    elif not isinstance(kind := getattr(torch, dtype, None), torch.dtype):
+    kind: Any = torch.bfloat16 if where.type == "cuda" else torch.float32
+    if dtype != "auto" and not isinstance(kind := getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"model {model}: dtype {dtype!r} is none of auto, float32, bfloat16, float16")
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
-            loaded = AutoModelForCausalLM.from_pretrained(place, dtype=kind, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place, dtype=kind, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"model {model}: {str(error).strip().splitlines()[0]}") from error
     return loaded.to(where).eval(), tokenizer
