@@ -55,21 +55,32 @@ def resolve(spec: Spec, source: str, *, fetch: bool = False) -> list[Step]:
     """The spec's steps in running order, given the source's fingerprint.
 
     A hub model that is not on this machine goes by its name; `fetch` downloads it, so that it goes by its weights as
-    it will from then on. UserError for a step that reads several steps with an op that takes one.
+    it will from then on. UserError for a step that reads several steps with an op that takes one, or that asks a
+    server for likelihoods.
     """
-    identity = functools.cache(lambda name: models.identity(spec.models[name], fetch=fetch))
-    names = {id(model): name for name, model in spec.models.items()}
-    known = fingerprints(spec, lambda model: identity(names[id(model)]), source)
+    identity = functools.partial(models.identity, fetch=fetch)
+    known = fingerprints(spec, identity, source)
     steps = []
     for name in order(spec):
         step = spec.graph[name]
         if len(step.upstream) != 1:
             raise UserError(f"step {name}: {step.op} reads one step, not {len(step.upstream)}")
-        named = {model: identity(model) for _, model in marked(step.params, "model")}
+        named = {model: identity(spec.models[model]) for _, model in marked(step.params, "model")}
         (upstream,) = step.upstream
         module = catalog.module(catalog.OPS, step.op)
+        _check_scoring(name, module, step.params, spec)
         steps.append(Step(name, step.op, module, step.params, known[name], upstream, known[upstream], named))
     return steps
+
+
+def _check_scoring(name: str, module: ModuleType, params: BaseModel, spec: Spec) -> None:
+    """A server gives no likelihoods: said before hours of rewriting, not after."""
+    for model in module.scored_by(params) if hasattr(module, "scored_by") else []:
+        if spec.models[model].backend == "openai":
+            raise UserError(
+                f"step {name}: judging by likelihood needs a model that scores text, and models.{model} is a server; "
+                "name one with backend: transformers as judge_model, or let models judge: judges: [{model: ...}]"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -330,6 +330,12 @@ def test_a_bug_in_an_operation_keeps_its_traceback(project, monkeypatch):
         project.run()
 
 
+def test_a_server_cannot_judge_by_likelihood_and_this_is_said_first(project):
+    with pytest.raises(UserError, match=r"step fused: judging by likelihood .* models.judge is a server"):
+        project.run("graph.fused.judges=[likelihood]", "graph.fused.judge_model=judge")
+    assert project.fakes.asked == {}
+
+
 def test_a_lost_row_is_a_bug_and_said_so(project, monkeypatch):
     apply = rewrite.apply
 

@@ -134,6 +134,12 @@ def requests(params: Params) -> int:
     return params.rounds * (1 + asking)
 
 
+def scored_by(params: Params) -> list[str]:
+    """Models that must be able to score text: checked before anything runs."""
+    scoring = any(judge in ("likelihood", "answer_and_likelihood") for judge in params.judges)
+    return [params.judge_model or params.model] if scoring else []
+
+
 def notes(params: Params) -> list[str]:
     """What a person should know before running the step."""
     models = {judge.model for judge in params.judges if isinstance(judge, ModelJudge)}

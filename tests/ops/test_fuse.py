@@ -125,6 +125,8 @@ def test_a_judge_that_cannot_take_the_prompt_is_unknown(fake, row, run):
 
 
 def test_requests_and_notes():
+    assert fuse.scored_by(fuse.Params()) == ["self"]
+    assert fuse.scored_by(fuse.Params(judges=["answer_agreement", {"model": "a"}])) == []
     assert fuse.requests(fuse.Params()) == 6
     assert fuse.requests(fuse.Params(judges=["answer_agreement"], rounds=2)) == 2
     assert fuse.requests(fuse.Params(judges=["likelihood", {"model": "a"}])) == 9
