@@ -139,6 +139,9 @@ def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], source_digest
             if model not in known:
                 known[model] = identity(spec.models[model])
             _put(params, path, known[model])
+        for path, encoder in marked(step.params, "encoder"):
+            if Path(encoder).is_dir():  # a name stands for the same weights, a folder for what is in it
+                _put(params, path, identity(ModelSpec(model=encoder)))
         found[name] = digest(
             {
                 "op": step.op,

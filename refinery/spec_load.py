@@ -175,22 +175,23 @@ def _validated(draft: Draft, data: dict[str, Any]) -> Spec:
 
 def _repair(data: dict[str, Any], path: KeyPath) -> None:
     """Take a mistaken value out; where the rest cannot do without it, put something harmless in its place."""
-    if path[:1] == ("source",) and (len(path) == 1 or path[1] in ("hub", "sql", "path", "lab")):
-        data["source"] = {"lab": "clinic"}
-    elif path[:1] == ("graph",) and path[2:] == ("from",):
-        data["graph"][path[1]]["from"] = SOURCE
-    elif path[:1] == ("graph",) and len(path) == 3 and path[2] == "op":
-        del data["graph"][path[1]]
-    elif path[:2] == ("train", "methods") and len(path) > 2:
-        del data["train"]["methods"][path[2]]
-        if not data["train"]["methods"]:
-            del data["train"]
-    elif path[:2] == ("train", "methods"):
-        del data["train"]
-    elif path == ("name",):
-        data["name"] = "spec"
-    elif path:
-        _remove(data, path)
+    match path:
+        case ("name",):
+            data["name"] = "spec"
+        case ("source",) | ("source", "lab" | "path" | "hub" | "sql", *_):
+            data["source"] = {"lab": "clinic"}
+        case ("graph", step, "from", *_) if has(data.get("graph"), step):
+            data["graph"][step]["from"] = SOURCE
+        case ("graph", step, "op"):
+            _remove(data, ("graph", step))
+        case ("train", "methods", method, *_):
+            _remove(data, ("train", "methods", method))
+            if has(data, "train") and not data["train"].get("methods"):
+                del data["train"]
+        case ("train", "methods"):
+            _remove(data, ("train",))
+        case _:
+            _remove(data, path)
 
 
 def _remove(data: Any, path: KeyPath) -> None:

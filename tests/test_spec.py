@@ -262,7 +262,7 @@ def test_three_lines_are_the_whole_paper(spec_of: Callable[..., Spec], tmp_path:
         ("sft", "fused"),
         ("raft", "fused"),
     ]
-    assert spec.report.baseline == "sft_raw" and spec.report.sections
+    assert spec.report.baseline == "sft_raw"
     assert spec_of(f"source: {rows}\n").public() == spec.public()
 
 
@@ -380,6 +380,24 @@ def test_a_fingerprint_follows_the_source_and_the_version(
     monkeypatch.setattr(catalog.module(catalog.OPS, "semantic_filter"), "VERSION", 99)
     after = prints(spec)
     assert [name for name in before if before[name] != after[name]] == ["close", "fused"]
+
+
+def test_an_encoder_in_a_folder_counts_by_its_weights(
+    spec_of: Callable[..., Spec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from refinery import models
+
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "encoder" / "model.safetensors"
+    weights.parent.mkdir()
+
+    def print_with(content: bytes, identity: Callable[[ModelSpec], str] = models.identity) -> str:
+        weights.write_bytes(content)
+        (tmp_path / "encoder" / "config.json").write_text("{}")
+        spec = spec_of(SMALL, "graph.close.encoder=encoder", "graph.close.from=source")
+        return fingerprints(spec, identity, "rows")["close"]
+
+    assert print_with(b"one") == print_with(b"one") != print_with(b"another")
 
 
 def test_a_parameter_added_later_counts_from_its_first_use(
