@@ -86,14 +86,14 @@ def evaluate(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
 
 
 def report(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
-    from reports.report import build, terminal_summary
+    from reports.gather import gather
+    from reports.report import write
+    from reports.terminal import terminal_table
 
-    if not store.query("SELECT 1 FROM steps LIMIT 1"):
-        raise UserError(f"{store.path} holds no step yet: run the refine stage first")
-    paths = build(store, spec, Path(spec.store_path).parent)
-    table = terminal_summary(store, spec)
-    if table is not None:
-        Console().print(table)
+    data = gather(store, spec)
+    paths = write(data, Path(spec.store_path).parent)
+    if data.comparison is not None:
+        Console().print(terminal_table(data.comparison))
     for kind, path in paths.items():
         Console().print(f"{kind} report: {path}", highlight=False, soft_wrap=True)
 

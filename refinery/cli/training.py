@@ -5,7 +5,6 @@ The domain's test items are touched once, by the final checkpoints: a grid is ch
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ class Training:
 
     def _job(self, name: str, method: MethodSpec, point: dict[str, Any], seed: int, role: str) -> TrainJob:
         step = self.steps[method.data]
-        job = TrainJob(
+        return TrainJob(
             name=name,
             method=method.method,
             params=type(method.params).model_validate({**method.params.model_dump(), **point}),
@@ -80,12 +79,13 @@ class Training:
             base_identity=_base_identity(self.spec),
             examples=self._rows(method.data, "train"),
             data_fingerprint=data_fingerprint(self.store, step),
-            out=Path(),
+            out=self.spec.store_path.parent / "checkpoints",
             store=self.store,
             run_id=self.run_id,
             role=role,
+            revision=self.spec.revision,
+            trust_remote_code=self.spec.trust_remote_code,
         )
-        return replace(job, out=self.spec.store_path.parent / "checkpoints" / f"{name}-{fingerprint(job)[:12]}")
 
     def _rows(self, step: str, split: str) -> list[Example]:
         return [e for e in self.store.examples(self.steps[step]) if e.split == split]
