@@ -59,8 +59,9 @@ def peek(source: SourceSpec) -> tuple[list[str] | None, list[tuple[tuple[str, ..
 
         known = [*DOMAINS, *CALIBRATION]
         hint = did_you_mean(source.lab, known) or f" (there are: {', '.join(known)})"
-        mistakes = [] if source.lab in known else [(("lab",), f'the lab has no domain "{source.lab}"{hint}')]
-        return list(LAB_COLUMNS), mistakes
+        if source.lab in known:
+            return list(LAB_COLUMNS), []
+        return list(LAB_COLUMNS), [(("lab",), f'the lab has no domain "{source.lab}"{hint}')]
     if source.path is not None:
         if message := readers.unreadable(Path(source.path)):
             return None, [(("path",), message)]

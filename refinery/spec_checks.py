@@ -104,8 +104,8 @@ def _source(draft: Draft) -> list[str] | None:
     by = source.split.by
     if by is not None and by not in columns:
         draft.add(("source", "split", "by"), _unknown("column", by, columns))
-    if message := sources.unreadable_columns(source, columns):
-        draft.add(("source",), message, key=True)
+    if lost := sources.unreadable_columns(source, columns):
+        draft.add(("source",), lost, key=True)
     return [column for column in columns if column not in sources.CHAT_COLUMNS]
 
 
@@ -250,8 +250,8 @@ def _evaluate(draft: Draft) -> None:
             if name.endswith((".yaml", ".yml")):
                 for message in taskfiles.mistakes(Path(name), evaluate.allow_code):
                     draft.add(path, message)
-            elif message := _benchmark(draft, name):
-                draft.add(path, message)
+            elif wrong := _benchmark(draft, name):
+                draft.add(path, wrong)
 
 
 def _benchmark(draft: Draft, name: str) -> str | None:

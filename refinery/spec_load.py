@@ -14,7 +14,7 @@ from refinery import catalog
 from refinery.errors import did_you_mean
 from refinery.problems import SpecErrors
 from refinery.spec import SOURCE, Spec
-from refinery.spec_messages import choice, explain, has
+from refinery.spec_messages import EMPTY, choice, explain, has
 from refinery.spec_types import OpParams
 from refinery.yamlpos import Document, KeyPath
 
@@ -47,9 +47,11 @@ class Draft:
             self.document.add(path, message, key=key)
         self.broken.add(path)
 
-    def follows(self, path: KeyPath) -> bool:
-        """Is something inside `path` broken? What is said of the whole then, once it was taken out, follows from it."""
-        return any(len(broken) > len(path) and broken[: len(path)] == path for broken in self.broken)
+    def follows(self, path: KeyPath, message: str, earlier: set[KeyPath]) -> bool:
+        """Was something inside `path` taken out earlier? What is said of the whole then follows from that; so it does
+        where the whole is called empty because what it holds is mistaken."""
+        inside = self.broken if message == EMPTY else earlier
+        return any(len(broken) > len(path) and broken[: len(path)] == path for broken in inside)
 
     def names(self, *path: str) -> list[str]:
         """The keys that were written under `path`, mistaken ones too."""
@@ -66,13 +68,12 @@ def build(document: Document, stem: str) -> Draft:
     """Validate everything that one part of the spec can be judged on alone; problems go to `document`."""
     draft = Draft(document, _with_defaults(document.data, stem))
     data = copy.deepcopy(draft.data)
-    steps = data["graph"] if isinstance(data.get("graph"), dict) else {}
+    steps = _mapping(data, "graph")
     for name, step in steps.items():
         if isinstance(step, dict):
             steps[name] = _split(draft, step, ("graph", name), "op", "from", catalog.OPS, {})
-    train = data.get("train") if isinstance(data.get("train"), dict) else {}
-    defaults = train.get("defaults") if isinstance(train.get("defaults"), dict) else {}
-    methods = train["methods"] if isinstance(train.get("methods"), dict) else {}
+    train = _mapping(data, "train")
+    defaults, methods = _mapping(train, "defaults"), _mapping(train, "methods")
     for name, method in methods.items():
         if isinstance(method, dict):
             place = ("train", "methods", name)
@@ -80,6 +81,11 @@ def build(document: Document, stem: str) -> Draft:
     _task_files(data.get("evaluate"))
     draft.spec = _validated(draft, data)
     return draft
+
+
+def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _with_defaults(written: dict[str, Any], stem: str) -> dict[str, Any]:
@@ -147,13 +153,14 @@ def validated_params(
     """`values` as the op's Params. Each mistake is reported and its value left out; at worst empty OpParams."""
     values = copy.deepcopy(values)
     for _ in range(8):
+        earlier = set(draft.broken)
         try:
             return model.model_validate(values)
         except ValidationError as error:
             written = {**values}
             for parts, message, at_key in explain(error.errors(), written, model):
                 where = (*places.get(str(parts[0]) if parts else "", path), *parts)
-                if not draft.follows(where):
+                if not draft.follows(where, message, earlier):
                     draft.add(where, message, key=at_key)
                 _remove(values, parts)
             if any(e["type"] == "missing" and len(e["loc"]) == 1 for e in error.errors()):
@@ -163,11 +170,12 @@ def validated_params(
 
 def _validated(draft: Draft, data: dict[str, Any]) -> Spec:
     for _ in range(8):
+        earlier = set(draft.broken)
         try:
             return Spec.model_validate(data)
         except ValidationError as error:
             for path, message, at_key in explain(error.errors(), data, Spec):
-                if not draft.follows(path):
+                if not draft.follows(path, message, earlier):
                     draft.add(path, message, key=at_key)
                 _repair(data, path)
     raise SpecErrors(draft.document.problems)

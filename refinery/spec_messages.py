@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from refinery.errors import did_you_mean
 from refinery.yamlpos import KeyPath
 
+EMPTY = "must not be empty"
 SHOWN = 20
 """Names listed where a word is close to none of them."""
 
@@ -86,7 +87,7 @@ def _message(error: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> str:
     if kind == "string_pattern_mismatch":
         return f'{shown} is not a name: letters, digits, "_", "-" and ".", beginning with a letter or digit'
     if kind in ("too_short", "string_too_short"):
-        return "must not be empty"
+        return EMPTY
     if kind == "finite_number":
         return f"expected a finite number, got {shown}"
     if kind == "value_error":

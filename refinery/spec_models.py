@@ -38,12 +38,12 @@ class ModelSpec(Section):
     """The server's address up to and including /v1. It may change without a step running again."""
     provider: str | None = None
     """Says which of several servers of one model answered, where that matters; part of the cache key."""
-    api_key: SecretStr | None = Field(None, exclude=True)
+    api_key: SecretStr | None = Field(default=None, exclude=True)
     """Written "${OPENAI_API_KEY}": taken from the environment, never stored, logged or fingerprinted."""
     concurrency: PositiveInt = 64
     timeout: PositiveFloat = 120.0
     """Seconds per request."""
-    retries: int = Field(5, ge=0)
+    retries: int = Field(default=5, ge=0)
     dtype: str = "auto"
     device: str = "auto"
     batch_size: PositiveInt = 32
@@ -62,9 +62,9 @@ class SplitSpec(Section):
     a value of the column `by` stay together.
     """
 
-    train: float | None = Field(None, gt=0, le=1)
-    validation: float | None = Field(None, ge=0, lt=1)
-    test: float | None = Field(None, ge=0, lt=1)
+    train: float | None = Field(default=None, gt=0, le=1)
+    validation: float | None = Field(default=None, ge=0, lt=1)
+    test: float | None = Field(default=None, ge=0, lt=1)
     by: str | None = None
     seed: int | None = None
     """The spec's seed where it is left out."""
@@ -173,7 +173,7 @@ class MethodSpec(Section):
 class TrainSpec(Section):
     data: str = ""
     """The step whose rows the methods learn from, or "source"; the graph's last step where it is left out."""
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
     tune: dict[str, list[Any]] = {}
     """A grid that every method runs over on the first seed; the best validation score decides."""
     select: SelectSpec = Field(default_factory=SelectSpec)
@@ -203,6 +203,6 @@ class ReportSpec(Section):
     """The method others are compared with; the first one where it is left out."""
     sections: list[str] = []
     """Which sections, in this order; where it is left out all there are, in the order of reports/report.py."""
-    margin: NonNegativeFloat = Field(0.05, lt=1)
+    margin: NonNegativeFloat = Field(default=0.05, lt=1)
     """A general score that provably drops by less than this counts as not forgotten."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
