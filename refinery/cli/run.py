@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from refinery.cli.progress import Progress, describe
-from refinery.errors import UserError
 from refinery.graph import run_graph
 from refinery.records import digest
 from refinery.spec import Spec

@@ -1,0 +1,129 @@
+"""Everything a report shows, as it was gathered once from the store (reports/gather.py). Sections read nothing else."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from evals.forgetting import Comparison
+from evals.panels import Panel
+from refinery.records import Score
+from refinery.spec import Spec
+from refinery.store import Row, Store
+
+VALIDATION = "heldout_validation"
+"""The benchmark that settings are chosen on: the spec's own validation split."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the graph, or the source, as it stands in the store."""
+
+    name: str
+    op: str
+    fingerprint: str
+    reads: list[str]
+    row: Row
+    """Its row of the table `steps`."""
+    counts: list[tuple[str, str, int]]
+    """(action, reason, rows), most rows first within each action."""
+    transient: int
+    """Rows that a server failed to answer and that the next run asks again."""
+
+    @property
+    def total(self) -> int:
+        return sum(n for _, _, n in self.counts)
+
+    def of(self, *actions: str) -> int:
+        return sum(n for action, _, n in self.counts if action in actions)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The cosines that a semantic filter decided on."""
+
+    step: str
+    threshold: float
+    cosines: list[float]
+    """The best candidate's, of every row that was not passed through."""
+
+
+@dataclass(frozen=True)
+class RowShown:
+    """One row, from its question to what the methods learn."""
+
+    id: str
+    question: str
+    answer: str
+    rejected: str
+    """The text that a step refused, where one did."""
+    response: str
+    what: str
+    """What became of it, in words: "refined", "fell back at close: below_threshold"."""
+    scores: dict[str, Any]
+    """By step, the scores that decided."""
+
+
+@dataclass(frozen=True)
+class ItemShown:
+    """One benchmark item that the base got right and a method did not."""
+
+    benchmark: str
+    method: str
+    prompt: str
+    target: str
+    base: str
+    response: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the tuning grid, trained by one method on the first seed."""
+
+    method: str
+    params: dict[str, Any]
+    """The tuned ones."""
+    chosen: bool
+    scores: dict[str, Score]
+    """By benchmark; VALIDATION is among them."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    spec: Spec
+    store: Store
+    runs: list[Row]
+    """Newest first."""
+    steps: list[Step]
+    final: Step | None
+    """The step whose rows the methods learn from; the graph's last one where nothing is trained."""
+    gates: list[Gate]
+    diagnostics: dict[str, list[Row]]
+    """Step name to its rows of the table `diagnostics`."""
+    rows: list[RowShown]
+    base: Row | None
+    """The base model's row of the table `checkpoints`."""
+    checkpoints: dict[str, list[Row]]
+    """Method name to its final checkpoints, in the order of the spec's seeds."""
+    metrics: dict[str, dict[str, dict[int, float]]]
+    """Checkpoint to metric name to optimizer step to value."""
+    panels: list[Panel]
+    comparison: Comparison | None
+    items: list[ItemShown]
+    trials: list[Trial]
+    requests: list[Row]
+    """Per model: requests answered and tokens."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def lab(self) -> bool:
+        return self.spec.model == "lab" or self.spec.source.lab is not None
+
+    def series(self, name: str) -> int:
+        """A method's place in every chart's colours and markers."""
+        known = list(self.spec.train.methods) if self.spec.train else []
+        ordered = sorted(known, key=lambda other: other != self.spec.report.baseline)
+        return ordered.index(name) if name in ordered else len(ordered)
+
+
+def is_primary(score: Score) -> bool:
+    """Whether it is the metric that stands for its benchmark."""
+    return score.metric == score.settings.get("primary_metric", score.metric)

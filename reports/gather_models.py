@@ -1,0 +1,105 @@
+"""Read what a report shows of trained models from the store: weights, scores, what was forgotten, tuning."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evals.forgetting import Comparison, compare_panels
+from evals.panels import BASE, Panel, load
+from refinery.spec import Spec
+from refinery.store import Row, Store
+from reports import table
+from reports.data import VALIDATION, ItemShown, Trial, is_primary
+
+ITEMS_SHOWN = 3
+
+
+def checkpoints(store: Store, spec: Spec, notes: list[str]) -> tuple[Row | None, dict[str, list[Row]]]:
+    """The base, and for every method of the spec its final checkpoint of each seed."""
+    if spec.train is None:
+        return None, {}
+    complete = [row for row in store.checkpoints() if row["status"] == "complete"]
+    found: dict[str, list[Row]] = {}
+    for name in spec.train.methods:
+        by_seed = {row["seed"]: row for row in complete if row["role"] == "final" and row["name"] == name}
+        rows = [by_seed[seed] for seed in spec.train.seeds if seed in by_seed]
+        if missing := [str(seed) for seed in spec.train.seeds if seed not in by_seed]:
+            notes.append(f"{name} has no finished training with seed {', '.join(missing)}.")
+        if rows:
+            found[name] = rows
+    bases = {row["fingerprint"]: row for row in complete if row["role"] == "base"}
+    used = next((row["base"] for rows in found.values() for row in rows if row["base"] in bases), None)
+    return bases.get(used) if used else next(iter(reversed(bases.values())), None), found
+
+
+def metrics(store: Store, checkpoint: str) -> dict[str, dict[int, float]]:
+    """What its training logged: name to optimizer step to value."""
+    found: dict[str, dict[int, float]] = {}
+    for row in store.training_metrics(checkpoint):
+        found.setdefault(row["name"], {})[row["step"]] = row["value"]
+    return found
+
+
+def comparison(
+    store: Store, spec: Spec, base: Row | None, finals: Mapping[str, Sequence[Row]], notes: list[str]
+) -> tuple[list[Panel], Comparison | None]:
+    """Of the seeds that every method was trained with, so that like is compared with like."""
+    if base is None or not finals or spec.evaluate is None:
+        return [], None
+    shared = set.intersection(*({row["seed"] for row in rows} for rows in finals.values()))
+    if not shared:
+        notes.append("No seed is common to all trained methods, so they are not compared.")
+        return [], None
+    if any(row["seed"] not in shared for rows in finals.values() for row in rows):
+        notes.append(f"Compared on the seeds that every method has: {table.numbers(sorted(shared))}.")
+    methods = {name: [row["fingerprint"] for row in rows if row["seed"] in shared] for name, rows in finals.items()}
+    loaded = load(
+        store, base=base["fingerprint"], methods=methods, domain=spec.evaluate.domain, general=spec.evaluate.general
+    )
+    if not any(set(panel.values) - {BASE} for panel in loaded.found):
+        return [], None
+    baseline = spec.report.baseline or next(iter(methods))
+    return loaded.found, compare_panels(loaded, baseline=baseline, margin=spec.report.margin)
+
+
+def items(
+    store: Store,
+    comparison: Comparison,
+    panels: Sequence[Panel],
+    base: Row | None,
+    finals: Mapping[str, Sequence[Row]],
+) -> list[ItemShown]:
+    """From the general benchmark on which the baseline lost most: items it forgot, first by the digest of their id."""
+    general = [p for p in panels if p.kind == "general" and comparison.baseline in p.values]
+    if not general or base is None:
+        return []
+    worst = min(general, key=lambda p: float(p.values[comparison.baseline].mean() - p.values[BASE].mean()))
+    checkpoint = finals[comparison.baseline][0]["fingerprint"]
+    sql = """SELECT b.prompt, b.target, b.response AS base, m.response FROM samples b
+             JOIN samples m USING (benchmark, metric, item, fingerprint)
+             WHERE b.checkpoint = ? AND m.checkpoint = ? AND benchmark = ? AND b.value >= 1 AND m.value <= 0
+               AND b.prompt <> ''
+             ORDER BY md5(item), item LIMIT ?"""
+    rows = store.query(sql, [base["fingerprint"], checkpoint, worst.benchmark, ITEMS_SHOWN])
+    return [ItemShown(worst.benchmark, comparison.baseline, **row) for row in rows]
+
+
+def trials(store: Store, spec: Spec, finals: Mapping[str, Sequence[Row]]) -> list[Trial]:
+    """Grid points with a score on the validation split: of every tuned method those that differ from its final
+    checkpoint of that seed in nothing but the tuned parameters."""
+    tuned = spec.train.tune if spec.train else {}
+    found = []
+    for row in store.checkpoints() if tuned else []:
+        final = next((each for each in finals.get(row["name"], []) if each["seed"] == row["seed"]), None)
+        if final is None or row["role"] not in ("tuning", "final") or _without(row, tuned) != _without(final, tuned):
+            continue
+        scores = {score.benchmark: score for score in store.scores(checkpoint=row["fingerprint"]) if is_primary(score)}
+        if VALIDATION in scores:
+            params = {key: row["params"].get(key) for key in tuned}
+            found.append(Trial(row["name"], params, row["role"] == "final", scores))
+    return found
+
+
+def _without(row: Row, tuned: Mapping[str, Any]) -> list[Any]:
+    """What made a checkpoint, but for the tuned parameters."""
+    params = {key: value for key, value in row["params"].items() if key not in tuned}
+    return [row["method"], row["data_fingerprint"], row["base"], params]

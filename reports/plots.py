@@ -1,0 +1,230 @@
+"""The charts about models: what was gained and lost, how training went, how a grid came out.
+
+Each function takes numbers that are ready to be drawn (points are percentage points) and gives a `Chart`, or None
+where matplotlib is not installed. `series` numbers a method alike in every chart: it stands for a colour, a marker and
+a dash, so that no method is told apart by colour alone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reports.blocks import Chart
+from reports.marks import color, dash, legend, logarithmic, marker, place_labels, signed
+from reports.svg import INK, NARROW, PAPER, QUIET, SHADE, chart
+
+
+@dataclass(frozen=True)
+class Span:
+    """A value and its interval, both in the chart's units; NaN ends are not drawn."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def known(self) -> bool:
+        return not math.isnan(self.value)
+
+    @property
+    def arms(self) -> list[list[float]]:
+        """Distances to the ends, as matplotlib's error bars want them."""
+        below, above = self.value - self.low, self.high - self.value
+        return [[0.0 if math.isnan(distance) else max(0.0, distance)] for distance in (below, above)]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method in a plane; `seeds` are its single training runs."""
+
+    name: str
+    series: int
+    x: Span
+    y: Span
+    seeds: Sequence[tuple[float, float]] = ()
+
+
+def tradeoff(name: str, title: str, description: str, points: Sequence[Point], margin: float) -> Chart | None:
+    """Domain gain against general change. The base stands at the origin; left of -margin is shaded."""
+
+    def draw(figure: Any, width: int) -> None:
+        axes = figure.subplots()
+        axes.axhline(0, color=QUIET, linewidth=0.8)
+        axes.axvline(0, color=QUIET, linewidth=0.8)
+        for point in points:
+            for x, y in point.seeds if len(point.seeds) > 1 else ():
+                style = {"color": color(point.series), "marker": marker(point.series), "alpha": 0.45}
+                axes.plot(x, y, linestyle="none", markersize=5, markeredgewidth=0, **style)
+            _mark(axes, point.x, point.y, point.series, size=9)
+        axes.plot(0, 0, marker="+", markersize=11, markeredgewidth=1.6, color=INK, linestyle="none")
+        axes.margins(0.12)
+        low, high = axes.get_xlim()
+        if low < -margin:
+            axes.axvspan(low - 100, -margin, color=SHADE, alpha=0.09, linewidth=0)
+            axes.set_xlim(low, high)
+        axes.set_xlabel("change of the general mean, points")
+        axes.set_ylabel("change of domain accuracy, points")
+        signed(axes.xaxis)
+        signed(axes.yaxis)
+        labels = [(p.x.value, p.y.value, p.name) for p in points] + [(0.0, 0.0, "base")]
+        place_labels(figure, axes, labels, [seed for point in points for seed in point.seeds])
+
+    return chart(name, title, description, draw, (430, 360))
+
+
+def _mark(axes: Any, x: Span, y: Span, series: int, size: float) -> None:
+    """A point with its interval in both directions."""
+    style = {"color": color(series), "marker": marker(series), "markersize": size, "elinewidth": 1.5}
+    axes.errorbar(
+        x.value, y.value, y.arms, x.arms, markeredgecolor=PAPER, markeredgewidth=0.7, linestyle="none", **style
+    )
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One row of a dot plot: a benchmark, and per series what it changed by."""
+
+    label: str
+    spans: Sequence[tuple[int, Span]]
+    group: str = ""
+
+
+def dots(
+    name: str, title: str, description: str, rows: Sequence[Dots], series: Mapping[str, int], margin: float
+) -> Chart | None:
+    """Change against the base per benchmark, one dot a method, with intervals; the margin band is shaded."""
+    height = 15 * len(series) + 16
+    groups = 18 * len({row.group for row in rows})
+    heights = (90 + height * len(rows) + groups, 105 + (height + 17) * len(rows) + groups)
+
+    def draw(figure: Any, width: int) -> None:
+        axes, narrow = figure.subplots(), width <= NARROW
+        axes.axvline(0, color=QUIET, linewidth=1)
+        axes.axvspan(-margin, margin, color=SHADE, alpha=0.1, linewidth=0)
+        places = _places_of(rows)
+        for row, place, opens in places:
+            _dot_row(axes, row, place, opens, len(series), narrow)
+        axes.set_ylim(places[-1][1] + 0.6, -0.5)
+        axes.set_yticks([p for _, p, _ in places], ["" if narrow else row.label for row, _, _ in places])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        axes.set_xlabel("change against the base, points")
+        signed(axes.xaxis)
+        legend(figure, series, width)
+
+    return chart(name, title, description, draw, heights)
+
+
+def _places_of(rows: Sequence[Dots]) -> list[tuple[Dots, float, bool]]:
+    """Each row, where it stands, and whether it opens a group."""
+    places, place = [], 0.0
+    for number, row in enumerate(rows):
+        opens = bool(row.group) and (number == 0 or rows[number - 1].group != row.group)
+        place += 0.45 if opens else 0.0
+        places.append((row, place, opens))
+        place += 1
+    return places
+
+
+def _dot_row(axes: Any, row: Dots, place: float, opens: bool, count: int, narrow: bool) -> None:
+    """The dots of one benchmark under each other; on a phone its name stands above them."""
+    across = axes.get_yaxis_transform()
+    if opens:
+        axes.text(0, place - 0.62, row.group, transform=across, color=QUIET, fontsize=11)
+    if narrow:
+        axes.text(0, place - 0.36, row.label, transform=across, fontsize=11.5, va="center")
+    step = 1 / (count + (2.2 if narrow else 1.2))
+    first = place - step * (len(row.spans) - 1) / 2 + (step * 0.4 if narrow else 0)
+    for number, (series, span) in enumerate(row.spans):
+        if span.known:
+            _mark(axes, span, Span(first + step * number), series, size=7)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method's metric over training steps: the mean over seeds, and the lowest and highest seed."""
+
+    series: int
+    steps: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float] = field(default_factory=list)
+    high: Sequence[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    curves: Sequence[Curve]
+    log: bool = False
+
+
+def curves(name: str, title: str, description: str, panels: Sequence[Panel], series: Mapping[str, int]) -> Chart | None:
+    """Small multiples over training steps, one panel a metric."""
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+
+    def draw(figure: Any, width: int) -> None:
+        shape = (rows, columns) if width > NARROW else (len(panels), 1)
+        grid = figure.subplots(*shape, squeeze=False).ravel()
+        for axes, panel in zip(grid, panels, strict=False):
+            for curve in panel.curves:
+                ink = color(curve.series)
+                axes.plot(curve.steps, curve.mean, color=ink, linestyle=dash(curve.series), linewidth=1.7)
+                if len(curve.low):
+                    axes.fill_between(curve.steps, curve.low, curve.high, color=ink, alpha=0.15, linewidth=0)
+            axes.set_title(panel.title, loc="left", fontsize=12)
+            if panel.log:
+                logarithmic(axes)
+            axes.grid(axis="y")
+            axes.set_xlabel("optimizer step")
+            axes.locator_params(axis="x", nbins=4)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        legend(figure, series, width, lines=True)
+
+    return chart(name, title, description, draw, (60 + 210 * rows, 70 + 190 * len(panels)))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One grid point of one method."""
+
+    series: int
+    label: str
+    x: Span
+    y: Span
+    chosen: bool
+
+
+def grid_points(
+    name: str,
+    title: str,
+    description: str,
+    trials: Sequence[Trial],
+    series: Mapping[str, int],
+    labels: tuple[str, str],
+) -> Chart | None:
+    """A tuning grid: each method's points joined in the order of the grid, the chosen ones ringed."""
+
+    def draw(figure: Any, width: int) -> None:
+        axes = figure.subplots()
+        for index in series.values():
+            own = [trial for trial in trials if trial.series == index]
+            style = {"color": color(index), "linestyle": dash(index), "linewidth": 0.9, "alpha": 0.55}
+            axes.plot([t.x.value for t in own], [t.y.value for t in own], **style)
+            for trial in own:
+                _mark(axes, trial.x, trial.y, index, size=7)
+        for trial in trials:
+            if trial.chosen:
+                ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.3}
+                axes.plot(trial.x.value, trial.y.value, marker="o", **ring)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.grid()
+        axes.margins(0.12)
+        legend(figure, series, width)
+        place_labels(figure, axes, [(t.x.value, t.y.value, t.label) for t in trials], size=10)
+
+    return chart(name, title, description, draw, (440, 400))

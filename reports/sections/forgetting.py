@@ -1,0 +1,177 @@
+"""Benchmark by benchmark: what each method changed against the base, and what the named ratios say."""
+
+from evals.forgetting import Effect, MethodResult
+from reports import plots, table
+from reports.blocks import Block, Bullets, Column, Details, Figure, Heading, Mono, Paragraph, Span, Strong, Table, Text
+from reports.data import ReportData
+from reports.sections.summary import span
+from reports.terminal import in_order
+
+
+def render(data: ReportData) -> list[Block]:
+    comparison = data.comparison
+    if comparison is None:
+        return []
+    methods = [comparison.methods[name] for name in in_order(comparison)]
+    blocks: list[Block] = [Heading("Forgetting per benchmark"), _figure(data, methods, comparison.margin)]
+    blocks += [Heading("Share of the damage, and other ratios", 3), *_ratios(methods, comparison.baseline)]
+    blocks += [Heading("How sure this is", 3), *_certainty(methods)]
+    return blocks
+
+
+# ---- changes
+
+
+def _figure(data: ReportData, methods: list[MethodResult], margin: float) -> Figure:
+    rows = []
+    for kind, words in (("domain", "domain: should rise"), ("general", "general: should stay")):
+        for benchmark in _benchmarks(methods, kind):
+            effects = [(data.series(m.name), getattr(m, kind).get(benchmark)) for m in methods]
+            rows.append(plots.Dots(benchmark, [(i, span(e.vs_base)) for i, e in effects if e], words))
+    series = {method.name: data.series(method.name) for method in methods}
+    title = "Change against the base, per benchmark"
+    description = "A row for each benchmark, a mark for each method: the change of its score against the base."
+    caption = (
+        "Marks are means over seeds, lines 95% intervals over seeds and items. In the shaded band the change is less "
+        f"than the margin of {table.margin_points(margin)} points: a general score is kept where its whole line lies "
+        "right of the band’s left edge."
+    )
+    chart = plots.dots("forgetting", title, description, rows, series, 100 * margin)
+    return Figure(title, description, chart, _changes(methods), caption)
+
+
+def _benchmarks(methods: list[MethodResult], kind: str) -> list[str]:
+    return list(dict.fromkeys(name for method in methods for name in getattr(method, kind)))
+
+
+def _changes(methods: list[MethodResult]) -> Table:
+    titles = ["Benchmark and method", "Base", "Score", "Change, points", "Lost / gained items", "Holm p", "Kept", "n"]
+    columns = [Column(title, "left" if number == 0 else "right") for number, title in enumerate(titles)]
+    rows = []
+    for kind in ("domain", "general"):
+        for benchmark in _benchmarks(methods, kind):
+            for method in methods:
+                if effect := getattr(method, kind).get(benchmark):
+                    rows.append(_change([Mono(benchmark), " ", Mono(method.name)], effect, kind == "general"))
+        means = [(m, getattr(m, f"{kind}_mean")) for m in methods if getattr(m, f"{kind}_mean")]
+        if len(_benchmarks(methods, kind)) > 1:
+            rows += [
+                _change([Strong(f"{kind} mean"), " ", Mono(m.name)], effect, kind == "general") for m, effect in means
+            ]
+    return Table(columns, rows, note=_NOTE)
+
+
+_NOTE = (
+    "Lost / gained: items that the base had right and a run did not, and the other way round, run by run. Holm p: of "
+    "no change, adjusted over all methods and general benchmarks. Kept: the interval excludes a loss of the margin or "
+    "more. n: items, and trainings behind the score."
+)
+
+
+def _change(name: Text, effect: Effect, general: bool) -> list[Text]:
+    change = effect.vs_base
+    return [
+        name,
+        table.percent(effect.base.value),
+        table.percent_interval(effect.score),
+        table.points_interval(change),
+        "; ".join(_runs(effect)[0]),
+        table.p_value(effect.p_holm) if table.known(effect.p_holm) else "",
+        ("yes" if effect.within_margin else "not shown") if general else "",
+        f"{table.count(change.n_items)} × {change.n_seeds}",
+    ]
+
+
+# ---- ratios
+
+
+_FOUR = (
+    "With base B, baseline S and method M: retention is M / B; damage recovered is (M − S) / (B − S); relative gain is "
+    "the mean over benchmarks of (M − S) / S; pooled gain is the same as a ratio of sums. Papers call several of these "
+    "“improvement”. Intervals of ratios are Fieller’s."
+)
+
+
+def _ratios(methods: list[MethodResult], baseline: str) -> list[Block]:
+    """A table for each mean, and every reason why a ratio is not estimable."""
+    blocks: list[Block] = [Paragraph(_FOUR, "note")]
+    why: dict[str, list[str]] = {}
+    for kind, caption in (("general", "General mean"), ("domain", "Domain mean")):
+        named = {
+            "Retention": "retention",
+            "Damage recovered": "damage_recovered",
+            f"Against {baseline}, points": "vs_baseline",
+            "Relative gain": "relative_gain",
+            "Pooled gain": "pooled_gain",
+        }
+        if kind == "domain":
+            del named["Damage recovered"]
+        rows: list[list[Text]] = []
+        for method in methods:
+            if effect := getattr(method, f"{kind}_mean"):
+                cells = [_ratio(method, effect, field, baseline) for field in named.values()]
+                rows.append([Mono(method.name), *cells])
+                for title, field in named.items():
+                    estimate = getattr(effect, field)
+                    if not estimate.estimable and (field == "retention" or method.name != baseline):
+                        reason = f"{title}, {caption.lower()}: {estimate.note or table.NOT_ESTIMABLE}"
+                        why.setdefault(reason, []).append(method.name)
+        columns = [Column("Method"), *(Column(title, "right") for title in named)]
+        blocks.append(Table(columns, rows, caption))
+    items: list[Text] = [[f"{reason} (", *_listed(names), ")."] for reason, names in why.items()]
+    return [*blocks, *([Bullets(items)] if items else [])]
+
+
+def _ratio(method: MethodResult, effect: Effect, field: str, baseline: str) -> str:
+    estimate = getattr(effect, field)
+    if method.name == baseline and field != "retention":
+        return "the baseline"
+    if not estimate.estimable:
+        return table.NOT_ESTIMABLE
+    return table.points_interval(estimate) if field == "vs_baseline" else table.percent_interval(estimate)
+
+
+def _listed(names: list[str]) -> list[Span]:
+    return [span for number, name in enumerate(names) for span in ((", ", Mono(name)) if number else (Mono(name),))]
+
+
+# ---- how sure
+
+
+def _certainty(methods: list[MethodResult]) -> list[Block]:
+    """How wide the intervals are, so that "no loss shown" is not read as "no loss"."""
+    rows: list[list[Text]] = []
+    for method in methods:
+        effect, best = method.general_mean, method.vs_best_domain
+        if effect is None:
+            continue
+        against = table.ABSENT if best is None else "the best" if best.note else table.points_interval(best)
+        rows.append(
+            [
+                Mono(method.name),
+                table.half_width(effect.vs_base),
+                table.p_value(effect.vs_base.p),
+                against,
+                "yes" if method.matches_best_domain else "not shown",
+            ]
+        )
+    columns = [Column("Method"), Column("General change known to, points", "right"), Column("p of no change", "right")]
+    columns += [Column("Domain against the best, points", "right"), Column("Matches the best", "right")]
+    note = "Matches the best: the interval excludes a domain mean lower than the best by the margin or more."
+    return [Table(columns, rows, note=note), Details("Exact tests of single trainings (McNemar)", [_mcnemar(methods)])]
+
+
+def _mcnemar(methods: list[MethodResult]) -> Table:
+    rows: list[list[Text]] = [
+        [[Mono(benchmark), " ", Mono(method.name)], *("; ".join(each) for each in _runs(effect))]
+        for method in methods
+        for benchmark, effect in {**method.domain, **method.general}.items()
+    ]
+    columns = [Column("Benchmark and method"), Column("Lost / gained items", "right"), Column("p", "right")]
+    return Table(columns, rows, note="Each training against the base, on the same items; one entry a seed.")
+
+
+def _runs(effect: Effect) -> tuple[list[str], list[str]]:
+    """Discordant items and exact p, run by run."""
+    pairs = [f"{lost} / {gained}" for lost, gained in zip(effect.lost, effect.gained, strict=True)]
+    return pairs, [table.p_value(p) for p in effect.mcnemar]

@@ -1,0 +1,102 @@
+"""How training went: losses and the balancing weight over optimizer steps, and what was trained on what."""
+
+from collections.abc import Sequence
+
+from refinery.store import Row
+from reports import plots, table
+from reports.blocks import Block, Column, Figure, Heading, Mono, Table, Text
+from reports.data import ReportData
+
+METRICS = {
+    "loss": ("loss", False),
+    "sft_loss": ("cross-entropy", False),
+    "kl_loss": ("divergence from teacher", False),
+    "lambda": ("λ", True),
+    "coverage": ("coverage of top K", False),
+    "grad_norm": ("gradient norm", False),
+}
+"""What is drawn, where a method logged it: title, logarithmic."""
+
+
+def render(data: ReportData) -> list[Block]:
+    if not data.checkpoints:
+        return []
+    blocks: list[Block] = [Heading("Training")]
+    figure = _figure(data)
+    return [*blocks, *([figure] if figure else []), _table(data)]
+
+
+def _figure(data: ReportData) -> Figure | None:
+    names = sorted(data.checkpoints, key=data.series)
+    panels = []
+    for metric, (title, log) in METRICS.items():
+        found = [curve for name in names if (curve := _curve(data, name, metric)) is not None]
+        if found:
+            panels.append(plots.Panel(title, found, log and all(min(c.mean) > 0 for c in found)))
+    if not panels:
+        return None
+    title = "Losses over training"
+    drawn = ", ".join(panel.title for panel in panels)
+    description = f"Curves over optimizer steps, one panel each: {drawn}."
+    caption = "Lines are means over seeds of what training logged; bands reach from the lowest to the highest seed."
+    if any(metric == "lambda" for metric in _logged(data)):
+        caption += " λ is the weight of the divergence in the loss."
+    chart = plots.curves("training", title, description, panels, {name: data.series(name) for name in names})
+    return Figure(title, description, chart, _last_values(data, names), caption)
+
+
+def _curve(data: ReportData, name: str, metric: str) -> plots.Curve | None:
+    """Mean and range over the seeds, at the steps that all of them logged."""
+    runs = [data.metrics[row["fingerprint"]].get(metric, {}) for row in data.checkpoints[name]]
+    steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
+    if not steps:
+        return None
+    values = [[run[step] for run in runs] for step in steps]
+    several = len(runs) > 1
+    return plots.Curve(
+        data.series(name),
+        steps,
+        [sum(at) / len(at) for at in values],
+        [min(at) for at in values] if several else [],
+        [max(at) for at in values] if several else [],
+    )
+
+
+def _logged(data: ReportData) -> list[str]:
+    """The metrics that any training logged, in the order in which they are drawn."""
+    runs = [data.metrics[row["fingerprint"]] for rows in data.checkpoints.values() for row in rows]
+    return [metric for metric in METRICS if any(metric in run for run in runs)]
+
+
+def _last_values(data: ReportData, names: Sequence[str]) -> Table:
+    """The last value of each metric, per method."""
+    shown = _logged(data)
+    rows: list[list[Text]] = []
+    for name in names:
+        cells: list[Text] = []
+        for metric in shown:
+            curve = _curve(data, name, metric)
+            cells.append(table.decimal(curve.mean[-1]) if curve else "not logged")
+        rows.append([Mono(name), *cells])
+    columns = [Column("Method"), *(Column(f"{METRICS[metric][0]}, last", "right") for metric in shown)]
+    return Table(columns, rows)
+
+
+def _table(data: ReportData) -> Table:
+    titles = ["Method", "Recipe", "Learned from", "Seeds", "Learning rate", "Optimizer steps", "Time per training"]
+    columns = [Column(title, "left" if number < 3 else "right") for number, title in enumerate(titles)]
+    methods = data.spec.train.methods if data.spec.train else {}
+    rows: list[list[Text]] = []
+    for name in sorted(data.checkpoints, key=data.series):
+        runs = data.checkpoints[name]
+        steps = max((max(values) for row in runs for values in data.metrics[row["fingerprint"]].values()), default=0)
+        rates = sorted({table.plain_number(row["params"].get("learning_rate")) for row in runs})
+        seeds = table.numbers([row["seed"] for row in runs])
+        made: list[Text] = [Mono(methods[name].method), Mono(methods[name].data), seeds, " ".join(rates)]
+        rows.append([Mono(name), *made, table.count(steps) if steps else "not logged", _time(runs)])
+    return Table(columns, rows)
+
+
+def _time(runs: Sequence[Row]) -> str:
+    longest = max(runs, key=lambda row: row["finished_at"] - row["started_at"])
+    return table.duration(longest["started_at"], longest["finished_at"])

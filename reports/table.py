@@ -1,0 +1,198 @@
+"""The only place where a number becomes text.
+
+Shares and changes are kept as fractions everywhere else; here 0.642 becomes "64.2%" and a change of -0.068 becomes
+"−6.8" points. An interval stands in brackets behind its value, with as many decimals as its width can bear. What is not
+known is said in words, never shown as a number or left blank.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+MINUS = "−"
+NOT_ESTIMABLE = "not estimable"
+ABSENT = "not measured"
+
+
+class Interval(Protocol):
+    """Anything with a value and a 95% interval, as fractions; NaN or None where there is none."""
+
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+def number(value: float | int | None) -> float:
+    """None is NaN: a number that nobody knows."""
+    return math.nan if value is None else float(value)
+
+
+def known(*values: float | None) -> bool:
+    return not any(math.isnan(number(value)) for value in values)
+
+
+def decimals(low: float, high: float) -> int:
+    """Decimals that a value in percent or points can bear, from the width of its interval in the same unit."""
+    half = abs(high - low) / 2
+    if math.isnan(half):
+        return 1
+    return 0 if half >= 10 else 2 if 0 < half < 0.1 else 1
+
+
+def fixed(number: float, places: int, sign: bool = False) -> str:
+    """`number` with so many decimals, a true minus sign, and a plus sign on request; never "−0.0"."""
+    if math.isinf(number):
+        return "∞" if number > 0 else f"{MINUS}∞"
+    text = f"{abs(number):,.{places}f}"
+    zero = not text.strip("0.,")
+    return ("" if zero else MINUS if number < 0 else "+" if sign else "") + text
+
+
+def percent(value: float | None, places: int = 1) -> str:
+    """0.642 as "64.2%"."""
+    return f"{fixed(100 * number(value), places)}%" if known(value) else ABSENT
+
+
+def percent_interval(estimate: Interval) -> str:
+    """A share with its interval: "64.2% [61.0, 67.4]"."""
+    return _with_interval(estimate, sign=False, unit="%")
+
+
+def points_interval(estimate: Interval) -> str:
+    """A change in percentage points with its interval: "−6.8 [−9.1, −4.5]"."""
+    return _with_interval(estimate, sign=True, unit="")
+
+
+def _with_interval(estimate: Interval, sign: bool, unit: str) -> str:
+    value, low, high = (100 * number(part) for part in (estimate.value, estimate.low, estimate.high))
+    if not known(value):
+        return NOT_ESTIMABLE
+    places = decimals(low, high)
+    text = fixed(value, places, sign) + unit
+    if not known(low, high):
+        return f"{text} (no interval)"
+    return f"{text} [{fixed(low, places, sign)}, {fixed(high, places, sign)}]"
+
+
+def amount(change: Interval) -> str:
+    """The size of a change whose sign is said in words: a loss of "6.8 [4.5, 9.1]" points."""
+    value, low, high = (100 * number(part) for part in (change.value, change.low, change.high))
+    if not known(value):
+        return NOT_ESTIMABLE
+    if not known(low, high):
+        return f"{fixed(abs(value), 1)} (no interval)"
+    places = decimals(low, high)
+    ends = (-high, -low) if value < 0 else (low, high)
+    return f"{fixed(abs(value), places)} [{fixed(ends[0], places)}, {fixed(ends[1], places)}]"
+
+
+def half_width(change: Interval) -> str:
+    """How precisely a change is known, in points: "± 1.9"."""
+    half = 50 * (number(change.high) - number(change.low))
+    return f"± {fixed(half, 1)}" if known(half) else "no interval"
+
+
+def points(value: float | None, places: int = 1) -> str:
+    """A change of -0.068 as "−6.8"."""
+    return fixed(100 * number(value), places, sign=True) if known(value) else ABSENT
+
+
+def margin_points(margin: float) -> str:
+    """A margin of 0.05 as "5"."""
+    return f"{100 * margin:g}"
+
+
+def p_value(p: float | None) -> str:
+    """0.0004 as "< 0.001", 0.0123 as "0.012", 0.34 as "0.34"."""
+    p = number(p)
+    if not known(p):
+        return ABSENT
+    if p < 0.001:
+        return "< 0.001"
+    if p > 0.99:
+        return "> 0.99"
+    return f"{p:.3f}" if p < 0.095 else f"{p:.2f}"
+
+
+def count(n: int | float | None) -> str:
+    """1319 as "1,319"."""
+    return f"{int(number(n)):,}" if known(n) else ABSENT
+
+
+def counted(n: int, noun: str) -> str:
+    """A count with its noun: "1 row", "1,319 rows"."""
+    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def part(n: int, total: int) -> str:
+    """A part of a count: "641 (64%)"; below 1% and above 99% with a decimal, so that few is not none."""
+    if not total:
+        return count(n)
+    share = 100 * n / total
+    places = 1 if 0 < share < 1 or 99 < share < 100 else 0
+    return f"{n:,} ({fixed(share, places)}%)"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """A number of no fixed unit, to so many significant digits: 0.00123 as "0.00123", 12345 as "12,345"."""
+    value = number(value)
+    if not known(value):
+        return ABSENT
+    if value == 0 or math.isinf(value):
+        return fixed(value, 0)
+    size = math.floor(math.log10(abs(value)))
+    if size < -4:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
+    return fixed(value, max(0, digits - 1 - size))
+
+
+def decimal_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A number of no fixed unit with its interval; decimals by the interval's width."""
+    value, low, high = number(value), number(low), number(high)
+    if not known(value):
+        return NOT_ESTIMABLE
+    if not known(low, high) or high == low:
+        return decimal(value) + ("" if known(low, high) else " (no interval)")
+    half = (high - low) / 2
+    size = math.floor(math.log10(half))
+    places = min(6, max(0, -size + (half < 2 * 10**size)))
+    return f"{fixed(value, places)} [{fixed(low, places)}, {fixed(high, places)}]"
+
+
+def plain_number(value: object) -> str:
+    """A parameter as a person would write it: 0.0003 as "0.0003", 1e-06 as "1e-06", True as "true"."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def numbers(values: Sequence[float]) -> str:
+    """Whole numbers in a row: "0, 1, 2"."""
+    return ", ".join(plain_number(value) for value in values)
+
+
+def duration(start: datetime | None, end: datetime | None) -> str:
+    """Between two times: "42 s", "12 min", "3.4 h"."""
+    if start is None or end is None:
+        return "not finished"
+    seconds = (end - start).total_seconds()
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def moment(time: datetime | None) -> str:
+    """A UTC time to the minute."""
+    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "not finished"
+
+
+def short(digest: str | None) -> str:
+    """A digest as people compare it."""
+    return (digest or "")[:12]
