@@ -12,7 +12,7 @@ import pytest
 from refinery import sources
 from refinery.errors import UserError
 from refinery.records import Example, Outcome
-from refinery.spec_models import SourceSpec, SplitSpec
+from refinery.spec_models import HubSource, SourceSpec, SplitSpec
 
 QA = [{"question": f"What is {i}?", "answer": f"It is {i}.", "case": f"c{i // 3}"} for i in range(30)]
 
@@ -151,6 +151,26 @@ def test_values_that_json_does_not_know(tmp_path: Path) -> None:
         "tags": [{"k": 1}],
     }
     json.dumps(example.meta, allow_nan=False)
+
+
+def test_the_hub_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[Any] = []
+
+    def load_dataset(*args: Any, **settings: Any) -> Any:
+        asked.append((args, settings))
+        if args[0] == "org/none":
+            raise FileNotFoundError("no such dataset\nand much more")
+        return datasets.Dataset.from_list(QA)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = SourceSpec.model_validate({"hub": {"id": "org/data", "revision": "abc"}, "limit": 3})
+    assert [row.question for row in examples(sources.read_source(source))] == [row["question"] for row in QA[:3]]
+    assert asked == [(("org/data", None), {"split": "train", "revision": "abc"})]
+    assert SourceSpec.model_validate({"hub": "org/data"}).hub == HubSource(id="org/data")
+    assert sources.peek(source) == (None, [])
+    with pytest.raises(UserError, match=r"^hub dataset org/none: FileNotFoundError: no such dataset$"):
+        sources.read_source(SourceSpec.model_validate({"hub": "org/none"}))
 
 
 def test_the_lab_is_a_source() -> None:
