@@ -36,11 +36,14 @@ class Encoder:
     """A sentence encoder: `name` is a local folder, a hub id, or a short name such as "all-MiniLM-L6-v2".
 
     Looked for as a folder, in the hub's cache, in the packaged copy (`refinery[offline]`, all-MiniLM-L6-v2 alone, its
-    digest checked), then on the hub. UserError where none of these has it. Constructing finds the files and reads
-    nothing heavy; weights are loaded by the first `encode`, in float32 whatever they are stored as.
+    digest checked), then on the hub. UserError where none of these has it or the extra `embed` is missing.
+    Constructing finds the files and reads nothing heavy; weights are loaded by the first `encode`, in float32 whatever
+    they are stored as.
     """
 
     def __init__(self, name: str = DEFAULT, *, device: str | None = None):
+        if find_spec("sentence_transformers") is None:
+            raise UserError('the encoder needs sentence-transformers: pip install "refinery[embed]"')
         self.name, self.device = name, device
         self.folder = resolve(name)
         self._lock = threading.Lock()
@@ -54,8 +57,6 @@ class Encoder:
 
     @cached_property
     def _model(self) -> Any:
-        if find_spec("sentence_transformers") is None:
-            raise UserError('the encoder needs sentence-transformers: pip install "refinery[embed]"')
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 

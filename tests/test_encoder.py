@@ -151,3 +151,10 @@ def test_wrong_folders_are_refused_in_one_line(tmp_path):
         Encoder("./nowhere")
     with pytest.raises(UserError, match="holds no weights"):
         Encoder(str(tmp_path))
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    find = module.find_spec
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "sentence_transformers" else find(name))
+    with pytest.raises(UserError, match=r'^the encoder needs sentence-transformers: pip install "refinery\[embed\]"$'):
+        Encoder()

@@ -1,7 +1,6 @@
 """The main flow, top to bottom: refine, train, evaluate, report. Each stage skips what already stands."""
 
 import importlib.metadata
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from refinery.cli.progress import Progress, describe
+from refinery.errors import UserError
 from refinery.graph import run_graph
 from refinery.records import digest
 from refinery.spec import Spec
@@ -54,15 +54,18 @@ def refine(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
     results = run_graph(spec, store, run_id=run_id, progress=progress.step)
     for result in results.values():
         progress.note(f"{result.name}: {describe(result)}")
-    if importlib.util.find_spec("sentence_transformers"):
-        _diagnose(spec, store, [results[name].fingerprint for name in spec.graph], progress)
+    _diagnose(spec, store, [results[name].fingerprint for name in spec.graph], progress)
 
 
 def _diagnose(spec: Spec, store: Store, steps: list[str], progress: Progress) -> None:
     from refinery import diagnostics
     from refinery.encoder import Encoder
 
-    encoder = diagnostics.Remembering(Encoder())
+    try:
+        encoder = diagnostics.Remembering(Encoder())
+    except UserError as error:
+        encoder = None
+        progress.note(f"diagnostics without embeddings: {error}")
     for number, fingerprint in enumerate(steps, 1):
         diagnostics.run(store, fingerprint, encoder=encoder)
         progress.update("diagnostics", number, len(steps))
