@@ -36,11 +36,14 @@ WRITE_PATIENCE = 15.0
 """Seconds a writer keeps trying; longer, because a lost reader costs a message and a lost writer a run."""
 
 ENGINE: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": "512MB",
+    "memory_limit": "1GB",
     "threads": 2,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
+
+PAGE = 2000
+"""Rows with texts that pass through the engine at a time, so that its memory does not grow with the data set."""
 
 _turns: dict[Path, threading.Lock] = {}
 """One lock a file: in one process DuckDB refuses a read-only connection beside a read-write one."""
@@ -100,8 +103,8 @@ class Store:
                     rows = self._absent(connection, table, rows, *keys)
                 elif rows:
                     self._delete(connection, table, rows, keys)
-                if rows:
-                    self._insert(connection, table, rows)
+                for start in range(0, len(rows), PAGE):
+                    self._insert(connection, table, rows[start : start + PAGE])
 
     @contextmanager
     def _open(self, *, write: bool) -> Iterator[Any]:
@@ -227,7 +230,15 @@ class Store:
 
     def outcomes(self, fingerprint: str) -> list[Outcome]:
         """Every outcome of a step, dropped rows included, in the step's order."""
-        return [outcome(row) for row in self.query(_OUTCOMES.format("o.step = ?"), [fingerprint])]
+        found: list[Outcome] = []
+        with self._open(write=False) as connection:
+            sql = "SELECT min(position), max(position) FROM outcomes WHERE step = ?"
+            first, last = connection.execute(sql, [fingerprint]).fetchone()
+            page = _OUTCOMES.format("o.step = ? AND o.position BETWEEN ? AND ?")
+            for start in range(first, last + 1, PAGE) if last is not None else ():
+                rows = _rows(connection.execute(page, [fingerprint, start, start + PAGE - 1]))
+                found += [outcome(row) for row in rows]
+        return found
 
     def examples(self, fingerprint: str) -> list[Example]:
         """The examples a step hands on, in order."""

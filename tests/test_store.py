@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pytest
 
+import refinery.store
 from refinery import migrations
 from refinery.errors import UserError
 from refinery.records import Example, Outcome, Sample, Score
@@ -149,6 +150,16 @@ def test_outcomes_come_back_equal_and_in_order(store: Store) -> None:
         {"action": "dropped", "reason": "below_threshold", "transient": True, "n": 1},
         {"action": "kept", "reason": "ok", "transient": False, "n": 3},
     ]
+
+
+def test_memory_does_not_grow_with_the_data_set(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(refinery.store.ENGINE, "memory_limit", "45MB")
+    chance = random.Random(0)
+    texts = ["".join(chance.choices("abcdefghijklmnop", k=5000)) for _ in range(50)]
+    given = [(k, kept(k, answer=f"{k} {chance.choice(texts)}", candidates=())) for k in range(12_000)]
+    store.add_outcomes("f", given)
+    assert store.query("SELECT current_setting('threads') AS n") == [{"n": 2}]
+    assert store.outcomes("f") == [each for _, each in given]
 
 
 def test_an_outcome_written_again_replaces_the_first(store: Store) -> None:

@@ -118,7 +118,7 @@ def test_retry_after_is_honoured() -> None:
         took = time.monotonic() - start
         stats = server.stats()
     assert reasons(results) == {("rate_limited", True)} and stats["requests"] == 6
-    assert 0.8 <= took < 5
+    assert 0.8 <= took < 30
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_lasting_trouble_fails_the_row(trouble: dict[str, Any], expected: tuple[
 
 def test_a_slow_server_times_out() -> None:
     with serve(hang_every=2) as server:
-        results = run(spec(server.url, retries=0, timeout=0.5, concurrency=1), ask_many(4))
-    assert [isinstance(result, Reply) for result in results] == [True, False, True, False]
+        results = run(spec(server.url, retries=0, timeout=1.5, concurrency=1), ask_many(3))
+    assert [isinstance(result, Reply) for result in results] == [True, False, True]
     assert reasons(results) == {("timeout", True)}
 
 
