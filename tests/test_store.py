@@ -153,10 +153,10 @@ def test_outcomes_come_back_equal_and_in_order(store: Store) -> None:
 
 
 def test_memory_does_not_grow_with_the_data_set(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(refinery.store.ENGINE, "memory_limit", "45MB")
+    monkeypatch.setitem(refinery.store.ENGINE, "memory_limit", "60MB")
     chance = random.Random(0)
     texts = ["".join(chance.choices("abcdefghijklmnop", k=5000)) for _ in range(50)]
-    given = [(k, kept(k, answer=f"{k} {chance.choice(texts)}", candidates=())) for k in range(12_000)]
+    given = [(k, kept(k, answer=f"{k} {chance.choice(texts)}", candidates=())) for k in range(15_000)]
     store.add_outcomes("f", given)
     assert store.query("SELECT current_setting('threads') AS n") == [{"n": 2}]
     assert store.outcomes("f") == [each for _, each in given]
