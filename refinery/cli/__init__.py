@@ -28,20 +28,19 @@ STAGES = ("refine", "train", "evaluate", "report")
 
 @app.command()
 def init(
-    template: Annotated[str, typer.Argument(help="Which starter: lab, file or raft.")] = "lab",
+    template: Annotated[str, typer.Argument(help="Which starter: lab, quickstart or raft_qwen.")] = "lab",
     to: Annotated[Path, typer.Option("--to", help="Folder to write into.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
     """Write a runnable spec, and the schema with which editors complete it, into a folder."""
     from refinery.errors import did_you_mean
 
-    starters = {p.stem: p for p in (Path(__file__).parent.parent / "starters").glob("*.yaml")}
+    folder = Path(__file__).parent.parent / "starters"
+    starters = sorted(path.stem for path in folder.glob("*.yaml"))
     if template not in starters:
-        hint = did_you_mean(template, starters)
-        raise UserError(f'no starter "{template}"{hint}; there are: {", ".join(sorted(starters))}')
+        raise UserError(f'no starter "{template}"{did_you_mean(template, starters)}; there are: {", ".join(starters)}')
     to.mkdir(parents=True, exist_ok=True)
-    schema = starters[template].with_name("refinery.schema.json")
-    for source in (starters[template], schema):
+    for source in (*sorted(folder.glob(f"{template}.*")), folder / "refinery.schema.json"):
         target = to / source.name
         if target.exists() and not force and target.read_bytes() != source.read_bytes():
             raise UserError(f"{target} exists and differs (use --force to overwrite it)")
