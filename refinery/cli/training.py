@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainers.train import TrainJob, fingerprint, train
-
 from evals import harness
 from refinery.cli.progress import Progress
 from refinery.graph import step_fingerprints
@@ -19,6 +17,7 @@ from refinery.records import Example
 from refinery.spec import SOURCE, EvaluateSpec, MethodSpec, ModelSpec, Spec
 from refinery.steps import data_fingerprint
 from refinery.store import Store
+from trainers.train import TrainJob, fingerprint, train
 
 VALIDATION = "heldout_validation"
 
