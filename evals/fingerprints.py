@@ -22,6 +22,9 @@ SHAPING = ("repetition_penalty", "no_repeat_ngram_size", "num_beams", "length_pe
            "forced_bos_token_id", "forced_eos_token_id", "guidance_scale")  # fmt: skip
 """The generation settings saved with a checkpoint that change even a greedy answer."""
 
+ELSEWHERE = ("config_source", "data_files", "data_dir")
+"""Paths in a task's configuration."""
+
 
 def describe(tasks: Mapping[str, Any], subject: Any, settings: EvaluateSpec) -> dict[str, Any]:
     """Setting to value. `subject` is the checkpoint as the harness knows it: tokenizer, dtype, device, generation."""
@@ -30,7 +33,7 @@ def describe(tasks: Mapping[str, Any], subject: Any, settings: EvaluateSpec) -> 
     template = subject.tokenizer.chat_template
     return {
         "harness": f"lm-eval {importlib.metadata.version('lm-eval')}",
-        "task": digest([_task_digest(task) for task in tasks.values()]),
+        "task": digest([task_digest(task) for task in tasks.values()]),
         "task_version": str(first.VERSION),
         "chat_template": None if template is None else digest(template),
         "shots": first.get_config("num_fewshot"),
@@ -52,24 +55,30 @@ def max_tokens(task: Any) -> int:
 
 
 @lru_cache(maxsize=256)
-def _task_digest(task: Any) -> str:
-    """Digest of a task's configuration, its functions' source and its data; not of the answer's length."""
+def task_digest(task: Any) -> str:
+    """Digest of a task's configuration and data."""
+    return digest([readable(task), [dict(doc) for doc in task.eval_docs]])
+
+
+def readable(task: Any) -> dict[str, Any]:
+    """A task's configuration as it counts: functions as their source, no paths, no length of answers."""
     config = dict(vars(task.config))
-    config["generation_kwargs"] = {k: v for k, v in (config["generation_kwargs"] or {}).items() if k not in LIMITS}
-    return digest([_readable(config), [dict(doc) for doc in task.eval_docs]])
+    for key, apart in (("generation_kwargs", LIMITS), ("metadata", ELSEWHERE), ("dataset_kwargs", ELSEWHERE)):
+        config[key] = {name: value for name, value in (config[key] or {}).items() if name not in apart}
+    return _plain(config)
 
 
-def _readable(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Functions as their source, so that a digest is the same in the next process."""
     if isinstance(value, dict):
-        return {str(key): _readable(each) for key, each in value.items()}
+        return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_readable(each) for each in value]
+        return [_plain(each) for each in value]
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     if inspect.isroutine(value):
         with contextlib.suppress(OSError, TypeError):
             return inspect.getsource(value)
     if hasattr(value, "__dict__") and not inspect.isclass(value):
-        return [type(value).__name__, _readable(vars(value))]
+        return [type(value).__name__, _plain(vars(value))]
     return getattr(value, "__qualname__", type(value).__name__)
