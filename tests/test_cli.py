@@ -36,6 +36,13 @@ def test_init_writes_a_spec_that_validates_and_refuses_to_overwrite(tmp_path: Pa
     assert (tmp_path / "lab.yaml").read_text() == "name: mine\n"
 
 
+def test_every_starter_validates_where_it_was_written(tmp_path: Path) -> None:
+    for starter in (ROOT / "refinery" / "starters").glob("*.yaml"):
+        assert refinery("init", starter.stem, cwd=tmp_path).returncode == 0
+        done = refinery("validate", starter.name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
 def test_unknown_starter_and_stage_are_one_line(tmp_path: Path) -> None:
     done = refinery("init", "labb", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

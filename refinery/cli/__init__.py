@@ -1,6 +1,5 @@
 """The command line: thin verbs over the packages. Heavy imports happen inside the commands, so that help is instant."""
 
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -40,11 +39,14 @@ def init(
     if template not in starters:
         raise UserError(f'no starter "{template}"{did_you_mean(template, starters)}; there are: {", ".join(starters)}')
     to.mkdir(parents=True, exist_ok=True)
-    for source in (*sorted(folder.glob(f"{template}.*")), folder / "refinery.schema.json"):
+    spec = folder / f"{template}.yaml"
+    data = [path for path in folder.glob("*.jsonl") if path.name in spec.read_text("utf-8")]
+    for source in (spec, *data, folder / "refinery.schema.json"):
         target = to / source.name
-        if target.exists() and not force and target.read_bytes() != source.read_bytes():
+        text = source.read_text("utf-8").replace("specs/", "")
+        if target.exists() and not force and target.read_text("utf-8") != text:
             raise UserError(f"{target} exists and differs (use --force to overwrite it)")
-        shutil.copyfile(source, target)
+        target.write_text(text, "utf-8")
     typer.echo(f"wrote {to / f'{template}.yaml'}\nnext: refinery run {to / f'{template}.yaml'}")
 
 
