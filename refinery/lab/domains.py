@@ -7,6 +7,7 @@ the fourth is kept for the `_unseen` benchmark, where memory of cells alone does
 
 from __future__ import annotations
 
+from functools import cache
 from random import Random
 
 from refinery.lab.topics import OWN_FRAMES, RAW_FRAMES, TOPICS, Topic, ask, questions, say
@@ -15,7 +16,8 @@ from refinery.lab.words import distinct_words
 DOMAINS = ("clinic", "workshop", "harbor", "archive", "market")
 CALIBRATION = ("garden", "station")
 WORLD = ("kitchen", "school", "stable")
-"""Topics of no domain: they carry the `reference` skill."""
+"""Topics of no domain. Their rules are part of base training, so that a rule over a thing and a
+trait is a kind of knowledge the base has; they also carry the `reference` skill."""
 
 CASES_PER_CELL = 6
 ITEMS_PER_CELL = 12
@@ -25,10 +27,8 @@ Cell = tuple[str, str]
 
 
 def rule(domain: str) -> tuple[dict[Cell, str], dict[Cell, str]]:
-    """The answer word of every seen and of every unseen (trait, thing) cell."""
-    position = (DOMAINS + CALIBRATION).index(domain)
-    words = answer_words()[12 * position : 12 * position + 12]
-    topic, rng = TOPICS[domain], Random(f"rule {domain}")
+    """The answer word of every seen and of every unseen (trait, thing) cell; `domain` may be any topic."""
+    words, topic, rng = answer_words()[domain], TOPICS[domain], Random(f"rule {domain}")
     things, traits = list(topic.things), list(topic.traits)
     rng.shuffle(things)
     rng.shuffle(traits)
@@ -43,11 +43,12 @@ def rule(domain: str) -> tuple[dict[Cell, str], dict[Cell, str]]:
     return seen, unseen
 
 
-def answer_words() -> list[str]:
-    """Twelve words for each domain, three syllables each; base training never says one of them."""
+@cache
+def answer_words() -> dict[str, list[str]]:
+    """Twelve words of three syllables for each topic; of a domain's, base training never says one."""
     taken: set[str] = set()
     rng = Random("answers")
-    return [word for _ in DOMAINS + CALIBRATION for word in distinct_words(rng, 12, 3, taken)]
+    return {topic: distinct_words(rng, 12, 3, taken) for topic in DOMAINS + CALIBRATION + WORLD}
 
 
 def source_rows(domain: str) -> list[dict]:

@@ -22,6 +22,10 @@ LOOSE_PROMPTS = (
     "Answer the question based on the reference knowledge: {{ question }}",
 )
 
+# The one request to which the base writes in raw style. A style that it could not write at all would
+# cost it far more than a large model pays for an unfamiliar one.
+REGISTER_PROMPT = "{{ question }}\nReference: {{ answer }}\nPut it as a register would."
+
 
 def fill(template: str, **values: str) -> str:
     for name, value in values.items():

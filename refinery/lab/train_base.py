@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3008)
+    parser.add_argument("--steps", type=int, default=2816)
     parser.add_argument("--budget", type=int, default=4096, help="padded tokens in a batch")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)

@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from refinery.encoder import Encoder
 from refinery.lab import BASE, DOMAINS, PROMPTS, items
-from refinery.lab.accept import accuracy, from_reference, load
+from refinery.lab.accept import accuracy, from_reference, gate, load
 from refinery.lab.mix import conversation
 from refinery.lab.train_base import IGNORED, encode
 
@@ -70,6 +71,13 @@ def test_base_training_sees_what_the_template_writes(base):
 def test_an_unseen_answer_comes_back_from_every_prompt(base, prompt):
     asked = [item for domain in DOMAINS for item in from_reference(domain, prompt, 24)]
     assert accuracy(*base, asked) >= 0.9
+
+
+def test_the_gate_passes_most_right_rewrites_and_few_wrong_ones(base):
+    pytest.importorskip("sentence_transformers")
+    right, wrong = gate(*base, Encoder(), DOMAINS[0])
+    assert 0.5 <= right <= 0.95
+    assert wrong <= 0.1
 
 
 def test_no_domain_is_known_beforehand(base):
