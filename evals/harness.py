@@ -1,26 +1,26 @@
 """Score checkpoints with lm-eval. The only file that imports it.
 
 Each benchmark's scores and samples are stored as it finishes, and one that the store holds already under the same
-fingerprint is not run again, so an evaluation that was stopped goes on where it was. What the fingerprint covers is
-what changes a score without the weights changing: the task with its data, chat template, shots, precision, batch size,
-length limits and lm-eval itself. Running lm-eval alone on a checkpoint with the same settings gives the same scores.
+fingerprint is not run again; of one that was stopped, only the answers still missing are asked for. A fingerprint
+covers what changes a score while the weights stay the same: the task with its data, chat template, shots, precision,
+batch size, length limits and lm-eval itself. lm-eval run alone with the same settings gives the same scores.
 """
 
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evals import fingerprints, results
+from evals.memory import Memory
 from refinery import catalog, taskfiles
 from refinery.errors import UserError, did_you_mean
-from refinery.records import Example, Sample, Score, digest
+from refinery.records import Example, Score, digest
 from refinery.spec_models import EvaluateSpec, SelectSpec
 from refinery.store import Store
 
@@ -39,18 +39,16 @@ def evaluate(
     """Every metric of one checkpoint on each benchmark, from the store where it stands there.
 
     `checkpoint` names the weights in the store, `model_path` is where they are. `heldout` are the source's rows and
-    `select` how answers to them are judged, for the benchmarks heldout and heldout_validation. `progress` is told the
-    benchmark begun, how many are done, and of how many. UserError where a benchmark does not exist, its data cannot
-    be had, or it would run code that the settings do not allow.
+    `select` how answers to them are judged, for the benchmarks heldout and heldout_validation. `progress` is told a
+    benchmark, how many of its requests have an answer, and how many there are. UserError where a benchmark does not
+    exist, its data cannot be had, or it would run code that the settings do not allow.
     """
     settings, select = settings or EvaluateSpec(), select or SelectSpec()
     standing = store.scores(checkpoint=checkpoint)
     subject = _Subject(model_path, settings)
     scores = []
-    with _Writer(store) as writer:
-        for number, benchmark in enumerate(benchmarks):
-            if progress:
-                progress(benchmark, number, len(benchmarks))
+    with results.Writer(store) as writer:
+        for benchmark in benchmarks:
             with _as_lm_eval_alone():
                 tasks = _tasks(benchmark, settings, heldout, select)
                 _limit_answers(tasks, subject, settings)
@@ -58,40 +56,14 @@ def evaluate(
                 fingerprint = digest(described)
                 found = [s for s in standing if s.benchmark == benchmark and s.fingerprint == fingerprint]
                 if not found:
-                    raw = _run(tasks, subject, settings)
+                    notes = store.path.parent / "evaluating" / f"{digest([checkpoint, benchmark, fingerprint])}.jsonl"
+                    with Memory(subject.lm, notes, partial(progress, benchmark) if progress else None) as lm:
+                        raw = _run(lm, tasks, subject, settings)
                     described["prompts_cut"] = _prompts_cut(tasks, subject)
                     found, samples = results.rows(raw, checkpoint, benchmark, fingerprint, described)
-                    writer.add(found, samples)
+                    writer.add(found, samples, notes)
             scores += found
     return scores
-
-
-class _Writer:
-    """Writes to the store what has come together in SECONDS, because opening it costs as much as a small benchmark."""
-
-    SECONDS = 2.0
-
-    def __init__(self, store: Store):
-        self._store, self._last = store, time.monotonic()
-        self._scores: list[Score] = []
-        self._samples: list[Sample] = []
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-
-    def add(self, scores: Sequence[Score], samples: Sequence[Sample]) -> None:
-        self._scores += scores
-        self._samples += samples
-        if time.monotonic() - self._last > self.SECONDS:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._store.add_samples(self._samples)
-        self._store.add_scores(self._scores)  # last: where the scores stand, the samples do too
-        self._scores, self._samples, self._last = [], [], time.monotonic()
 
 
 class _Subject:
@@ -109,7 +81,6 @@ class _Subject:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         auto = "bfloat16" if self.device == "cuda" else "float32"
         self.dtype = auto if settings.dtype == "auto" else settings.dtype
-        self._lm: Any = None
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(self.path)
         except (OSError, ValueError) as error:
@@ -119,19 +90,17 @@ class _Subject:
         except OSError:
             self.generation = {}
 
-    @property
+    @cached_property
     def lm(self) -> Any:
-        if self._lm is None:
-            from lm_eval.models.huggingface import HFLM
+        from lm_eval.models.huggingface import HFLM
 
-            from refinery.models.transformers import load
+        from refinery.models.transformers import load
 
-            model, tokenizer = load(self.path, dtype=self.dtype, device=self.device)
-            _end_at_the_chat_end(model, tokenizer)
-            self._lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.settings.batch_size)
-        return self._lm
+        model, tokenizer = load(self.path, dtype=self.dtype, device=self.device)
+        _end_at_the_chat_end(model, tokenizer)
+        return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.settings.batch_size)
 
-    @property
+    @cached_property
     def context(self) -> int:
         """Tokens that prompt and answer have together."""
         from lm_eval.models.utils import resolve_max_length
@@ -250,14 +219,14 @@ def _limit_answers(tasks: dict[str, Any], subject: _Subject, settings: EvaluateS
             task.set_config(key="generation_kwargs", value={"max_gen_toks": longest}, update=True)
 
 
-def _run(tasks: dict[str, Any], subject: _Subject, settings: EvaluateSpec) -> dict[str, Any]:
+def _run(lm: Any, tasks: dict[str, Any], subject: _Subject, settings: EvaluateSpec) -> dict[str, Any]:
     from lm_eval.evaluator import evaluate as lm_evaluate
 
     longest = max((fingerprints.max_tokens(t) for t in tasks.values() if t.OUTPUT_TYPE == "generate_until"), default=0)
     if longest >= subject.context:
         raise UserError(f"{next(iter(tasks))}: answers of {longest} tokens do not fit a context of {subject.context}")
     return lm_evaluate(
-        subject.lm,
+        lm,
         {"tasks": tasks},
         limit=settings.limit,
         bootstrap_iters=0,  # intervals are ours
@@ -273,7 +242,8 @@ def _prompts_cut(tasks: dict[str, Any], subject: _Subject) -> int:
     for task in tasks.values():
         if task.OUTPUT_TYPE == "generate_until":
             room = subject.context - fingerprints.max_tokens(task)
-            cut += sum(len(subject.lm.tok_encode(instance.args[0])) > room for instance in task.instances)
+            prompts = [instance.args[0] for instance in task.instances]
+            cut += sum(len(ids) > room for ids in subject.tokenizer(prompts)["input_ids"])
     return cut
 
 

@@ -5,14 +5,17 @@ row for each item and filter, and a row's own metric values stand beside it unde
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evals import stats
 from refinery.records import Sample, Score
+from refinery.store import Store
 
 
 def rows(
@@ -100,3 +103,36 @@ def _response(sample: Mapping[str, Any]) -> str:
 
 def _ranked(sample: Mapping[str, Any]) -> bool:
     return len(sample["arguments"]) > 1 and isinstance(sample["filtered_resps"][0], (tuple, list))
+
+
+class Writer:
+    """Writes to the store what has come together in SECONDS, because opening it costs as much as a small benchmark."""
+
+    SECONDS = 2.0
+
+    def __init__(self, store: Store):
+        self._store, self._last = store, time.monotonic()
+        self._scores: list[Score] = []
+        self._samples: list[Sample] = []
+        self._notes: list[Path] = []
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def add(self, scores: Sequence[Score], samples: Sequence[Sample], notes: Path) -> None:
+        """`notes` are no longer needed once the rows are stored."""
+        self._scores += scores
+        self._samples += samples
+        self._notes.append(notes)
+        if time.monotonic() - self._last > self.SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._store.add_samples(self._samples)
+        self._store.add_scores(self._scores)  # last: where the scores stand, the samples do too
+        for notes in self._notes:
+            notes.unlink(missing_ok=True)
+        self._scores, self._samples, self._notes, self._last = [], [], [], time.monotonic()

@@ -50,9 +50,6 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Any:
         def apply_chat_template(self, chat: list[dict], add_generation_prompt: bool = True) -> str:
             return "".join(f"<{turn['role']}>{turn['content']}" for turn in chat)
 
-        def tok_encode(self, text: str) -> list[int]:
-            return list(text.encode())
-
     model = Oracle()
     model.answers, model.seen = {}, []
     monkeypatch.setattr(harness._Subject, "lm", property(lambda self: model))
@@ -132,17 +129,45 @@ def test_what_stands_is_not_run_again(store: Store, monkeypatch: pytest.MonkeyPa
 def test_a_stopped_evaluation_keeps_the_benchmarks_it_finished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     real, asked = harness._run, []
 
-    def stopping(tasks: dict, *rest: Any) -> Any:
+    def stopping(lm: Any, tasks: dict, *rest: Any) -> Any:
         asked.extend(tasks)
         if "lab_facts" in tasks and len(asked) < 3:
             raise KeyboardInterrupt
-        return real(tasks, *rest)
+        return real(lm, tasks, *rest)
 
     monkeypatch.setattr(harness, "_run", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(store, "lab_choice", "lab_facts")
     run(store, "lab_choice", "lab_facts")
     assert asked == ["lab_choice", "lab_facts", "lab_facts"]
+
+
+def test_a_stopped_benchmark_goes_on_after_its_last_answer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    real, batches = HFLM._model_generate, []
+
+    def stopping(self: Any, context: Any, *args: Any, **options: Any) -> Any:
+        batches.append(len(context))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return real(self, context, *args, **options)
+
+    monkeypatch.setattr(HFLM, "_model_generate", stopping)
+    settings = FEW.model_copy(update={"batch_size": 4})
+    with pytest.raises(KeyboardInterrupt):
+        run(store, "lab_clinic", settings=settings)
+    (notes,) = (store.path.parent / "evaluating").iterdir()
+    notes.write_bytes(notes.read_bytes()[:-9])  # killed while writing
+    seen: list[tuple[str, int, int]] = []
+    run(store, "lab_clinic", settings=settings, progress=lambda *each: seen.append(each))
+    assert batches == [4, 4, 4, 4, 1]
+    assert seen[0] == ("lab_clinic", 8, 12) and seen[-1] == ("lab_clinic", 12, 12)
+    assert not notes.exists()
+    again = harness.evaluate("other", str(tiny_model()), ["lab_clinic"], settings, store=store)
+    assert again[0].n == 12
+    texts = [{s.item: s.response for s in store.samples(checkpoint=c)} for c in ("ckpt", "other")]
+    assert texts[0] == texts[1]
 
 
 def test_a_second_checkpoint_is_comparable_and_joins_item_by_item(store: Store) -> None:
