@@ -22,8 +22,10 @@ def dash(series: int) -> Any:
 
 
 def shown(name: str, limit: int = 32) -> str:
-    """A name short enough for a chart."""
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """A name short enough for a chart; of a path the end says most."""
+    if len(name) <= limit:
+        return name
+    return "…" + name[1 - limit :] if "/" in name else name[: limit - 1] + "…"
 
 
 def legend(figure: Any, series: Mapping[str, int], width: int, lines: bool = False) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports.blocks import Chart
-from reports.marks import color, dash, legend, logarithmic, marker, place_labels, signed
+from reports.marks import color, dash, legend, logarithmic, marker, place_labels, shown, signed
 from reports.svg import INK, NARROW, PAPER, QUIET, SHADE, chart
 
 
@@ -106,7 +106,7 @@ def dots(
         for row, place, opens in places:
             _dot_row(axes, row, place, opens, len(series), narrow)
         axes.set_ylim(places[-1][1] + 0.6, -0.5)
-        axes.set_yticks([p for _, p, _ in places], ["" if narrow else row.label for row, _, _ in places])
+        axes.set_yticks([p for _, p, _ in places], ["" if narrow else shown(row.label, 24) for row, _, _ in places])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
@@ -134,7 +134,7 @@ def _dot_row(axes: Any, row: Dots, place: float, opens: bool, count: int, narrow
     if opens:
         axes.text(0, place - 0.62, row.group, transform=across, color=QUIET, fontsize=11)
     if narrow:
-        axes.text(0, place - 0.36, row.label, transform=across, fontsize=11.5, va="center")
+        axes.text(0, place - 0.36, shown(row.label, 40), transform=across, fontsize=11.5, va="center")
     step = 1 / (count + (2.2 if narrow else 1.2))
     first = place - step * (len(row.spans) - 1) / 2 + (step * 0.4 if narrow else 0)
     for number, (series, span) in enumerate(row.spans):

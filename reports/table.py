@@ -6,6 +6,7 @@ known is said in words, never shown as a number or left blank.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
@@ -165,12 +166,12 @@ def decimal_interval(value: float | None, low: float | None, high: float | None)
 
 
 def plain_number(value: object) -> str:
-    """A parameter as a person would write it: 0.0003 as "0.0003", 1e-06 as "1e-06", True as "true"."""
+    """A parameter as a person would write it: 0.0003 as "0.0003", 1e-06 as "1e-6", True as "true"."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"e([+-])0*", r"e\1", f"{value:g}") if isinstance(value, float) else str(value)
 
 
 def numbers(values: Sequence[float]) -> str:

@@ -3,6 +3,7 @@
 Every time, digest and score is fixed, so that a report of it is the same wherever it is made.
 """
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from refinery import models
 from refinery.catalog import OPS, module
 from refinery.records import Example, Outcome, Sample, Score, digest
-from refinery.spec import EvaluateSpec, MethodSpec, SourceSpec, Spec, StepSpec, TrainSpec, fingerprints
+from refinery.spec import EvaluateSpec, MethodSpec, ModelSpec, SourceSpec, Spec, StepSpec, TrainSpec, fingerprints
 from refinery.spec_types import OpParams
 from refinery.store import Store
 
@@ -21,6 +22,7 @@ SPEC = """\
 # Run: refinery run toy.yaml
 name: toy
 model: lab
+models: {self: {backend: openai, model: toy-7b, base_url: "http://localhost:8000/v1"}}
 source: {path: rows.jsonl, prompt: "{{ question }}", answer: "{{ answer }}"}
 graph:
   rewritten: {op: rewrite, from: source, model: self, samples: 2, prompt: "Say it in your own words: {{ answer }}"}
@@ -101,6 +103,7 @@ def make_spec(*, train: bool) -> Spec:
     return Spec(
         name="toy",
         model="lab",
+        models={"self": ModelSpec(backend="openai", model="toy-7b", base_url="http://localhost:8000/v1", retries=5)},
         source=SourceSpec(path="rows.jsonl", prompt="{{ question }}", answer="{{ answer }}"),
         graph=graph,
         train=TrainSpec(seeds=[0, 1, 2], tune={"learning_rate": [0.0001, 0.0003]}, methods=methods) if train else None,
@@ -109,7 +112,7 @@ def make_spec(*, train: bool) -> Spec:
 
 
 def fill(store: Store, spec: Spec, *, train: bool) -> None:
-    run = {"id": "f" * 32, "name": "toy", "spec": SPEC, "spec_digest": digest(spec.public()), "status": "complete"}
+    run = {"id": "f" * 32, "name": "toy", "spec": SPEC, "spec_digest": "0123456789abcdef" * 2, "status": "complete"}
     run |= {"versions": {"python": "3.11.9", "refinery": "0.1.0"}, "started_at": START}
     store.replace("runs", [{**run, "finished_at": START + timedelta(minutes=14)}], ["id"])
     fill_steps(store, spec)
@@ -140,14 +143,16 @@ def fill_steps(store: Store, spec: Spec) -> None:
     close = [gate(n, o) for n, o in enumerate(rewritten)]
     agrees = [check(n, o) for n, o in enumerate(close)]
     names = ["source", *spec.graph]
+    steps, written = [], []
     for position, (name, outcomes) in enumerate(zip(names, [rows, rewritten, close, agrees], strict=True)):
         op = "source" if name == "source" else spec.graph[name].op
         step = {"fingerprint": found[name], "run_id": "f" * 32, "name": name, "op": op, "version": 1}
         step |= {"params": params[name], "upstream": [found[names[position - 1]]] if position else []}
-        step |= {"models": {"self": "weights:" + "a" * 32} if op == "rewrite" else {}, "status": "complete"}
-        step |= {"started_at": START, "finished_at": START + timedelta(seconds=40)}
-        store.replace("steps", [step], ["fingerprint"])
-        store.add_outcomes(found[name], list(enumerate(outcomes)))
+        step |= {"models": {"self": "toy-7b"} if op == "rewrite" else {}, "status": "complete"}
+        steps.append(step | {"started_at": START, "finished_at": START + timedelta(seconds=40)})
+        written += [(found[name], place, outcome) for place, outcome in enumerate(outcomes)]
+    store.replace("steps", steps, ["fingerprint"])
+    store.add_step_outcomes(written)
     store.add_diagnostics(found["agrees"], diagnostics())
 
 
@@ -198,62 +203,60 @@ def diagnostics() -> list[dict[str, Any]]:
 
 
 def fill_training(store: Store, spec: Spec) -> None:
-    checkpoint(store, BASE, "base", "", "base", 0, {}, "")
-    evaluate(store, BASE, None, 0)
+    """Everything is collected and written at once: each write opens the file."""
+    rows, samples, scores, logged = [checkpoint(BASE, "base", "", "base", 0, {}, "")], *evaluate(BASE, None, 0), []
     for name, method in spec.train.methods.items():
-        for seed in spec.train.seeds:
-            params = {**method.params.model_dump(mode="json"), "learning_rate": 0.0003}
-            made = digest([name, seed])
-            checkpoint(store, made, name, method.method, "final", seed, params, BASE)
-            evaluate(store, made, name, seed)
-            log(store, made, name, seed)
-        tuned = digest([name, "tuning"])
-        params = {**method.params.model_dump(mode="json"), "learning_rate": 0.0001}
-        checkpoint(store, tuned, name, method.method, "tuning", 0, params, BASE)
-        evaluate(store, tuned, name, 9)
-        for number, one in enumerate((tuned, digest([name, 0]))):
-            validation = Score(one, "heldout_validation", "accuracy", (3 + 2 * number) / 6, 0.3, 0.95, 6, "v" * 32)
-            store.add_scores([validation])
+        runs = [(digest([name, seed]), "final", seed, 0.0003, seed) for seed in spec.train.seeds]
+        for made, role, seed, rate, noise in [*runs, (digest([name, "tuning"]), "tuning", 0, 0.0001, 9)]:
+            params = {**method.params.model_dump(mode="json"), "learning_rate": rate}
+            rows.append(checkpoint(made, name, method.method, role, seed, params, BASE))
+            more = evaluate(made, name, noise)
+            samples, scores = samples + more[0], scores + more[1]
+            logged += log(made, name, seed)
+        for made, right in ((digest([name, "tuning"]), 3), (digest([name, 0]), 5)):
+            scores.append(Score(made, "heldout_validation", "accuracy", right / 6, 0.3, 0.95, 6, "v" * 32))
+    store.replace_all(
+        [
+            ("checkpoints", rows, ["fingerprint"]),
+            ("scores", [asdict(score) for score in scores], ["checkpoint", "benchmark", "metric", "fingerprint"]),
+            ("samples", [asdict(sample) for sample in samples], ["checkpoint", "benchmark", "item"]),
+            ("training_metrics", logged, ["checkpoint", "step", "name"]),
+        ]
+    )
 
 
-def checkpoint(store: Store, made: str, name: str, method: str, role: str, seed: int, params: dict, base: str) -> None:
+def checkpoint(made: str, name: str, method: str, role: str, seed: int, params: dict, base: str) -> dict[str, Any]:
     row = {"fingerprint": made, "run_id": "f" * 32, "name": name, "method": method, "role": role, "seed": seed}
     row |= {"params": params, "data_fingerprint": "d" * 32, "base": base, "path": f"checkpoints/{name}-{seed}"}
     row |= {"status": "complete", "manifest": {"weights": "w" * 8, "rows": 47}}
-    row |= {"started_at": START, "finished_at": START + timedelta(minutes=3 + seed)}
-    store.replace("checkpoints", [row], ["fingerprint"])
+    return row | {"started_at": START, "finished_at": START + timedelta(minutes=3 + seed)}
 
 
-def evaluate(store: Store, made: str, name: str | None, seed: int) -> None:
+def evaluate(made: str, name: str | None, seed: int) -> tuple[list[Sample], list[Score]]:
     """Answers that a method got wrong and the base right are of the same, harder items: so they pair."""
+    samples, scores = [], []
     for benchmark, (chance, methods) in SCORES.items():
         hardness = np.random.default_rng(len(benchmark)).random(ITEMS)
         noise = np.random.default_rng([seed, len(benchmark)]).normal(0, 0.05, ITEMS) if name else 0
         right = hardness + noise < (methods[name] if name else chance)
         marks = f"{benchmark}-settings".ljust(32, "0")
-        samples = [
-            Sample(
-                made,
-                benchmark,
-                "accuracy",
-                f"{benchmark}-{i:04d}",
-                float(ok),
-                f"Item {i}?",
-                "dorulin",
-                "It is dorulin" if ok else f"It is wrong {HOSTILE if i == 2 else i}",
-                marks,
-            )  # fmt: skip
-            for i, ok in enumerate(right)
-        ]
-        store.add_samples(samples)
+        for i, ok in enumerate(right):
+            said = "It is dorulin" if ok else f"It is wrong {HOSTILE if i == 2 else i}"
+            item = (f"{benchmark}-{i:04d}", float(ok), f"Item {i}?", "dorulin", said)
+            samples.append(Sample(made, benchmark, "accuracy", *item, marks))
         settings = {"shots": 0, "primary_metric": "accuracy"}
         value = float(right.mean())
-        store.add_scores([Score(made, benchmark, "accuracy", value, value, value, ITEMS, marks, True, settings)])
+        scores.append(Score(made, benchmark, "accuracy", value, value, value, ITEMS, marks, True, settings))
+    return samples, scores
 
 
-def log(store: Store, made: str, name: str, seed: int) -> None:
-    rows = [(step, "sft_loss", 2.0 / step**0.5 + 0.02 * seed) for step in range(1, 31)]
+def log(made: str, name: str, seed: int) -> list[dict[str, Any]]:
+    curves = {"sft_loss": lambda step: 2.0 / step**0.5 + 0.02 * seed}
     if name == "raft":
-        rows += [(step, "kl_loss", 0.5 / step**0.7 + 0.01 * seed) for step in range(1, 31)]
-        rows += [(step, "lambda", 4.0 * step**0.2 + 0.1 * seed) for step in range(1, 31)]
-    store.add_training_metrics(made, rows)
+        curves["kl_loss"] = lambda step: 0.5 / step**0.7 + 0.01 * seed
+        curves["lambda"] = lambda step: 4.0 * step**0.2 + 0.1 * seed
+    return [
+        {"checkpoint": made, "step": step, "name": metric, "value": curve(step)}
+        for metric, curve in curves.items()
+        for step in range(1, 31)
+    ]

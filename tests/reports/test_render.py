@@ -1,0 +1,212 @@
+"""Both renderers: structure stays, and no text from a row ever becomes markup."""
+
+from collections import Counter
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from reports import html, markdown, svg
+from reports.blocks import (
+    Block,
+    Bullets,
+    Chart,
+    Code,
+    Column,
+    Details,
+    Figure,
+    Heading,
+    Mono,
+    Paragraph,
+    Side,
+    Strong,
+    Table,
+)
+from reports.text import clean, shorten, slug
+
+ATTACKS = [
+    "<script>alert(1)</script>",
+    "</style></pre></code><img src=x onerror=alert(1)>",
+    "\"><svg onload='alert(1)'>",
+    "[click](javascript:alert(1)) ![x](http://example.com/x.png) <http://example.com> https://a.example www.a.example",
+    "[1, 2](http://example.com) [a]: http://example.com",
+    "`code` ```\nfence\n``` ~~~ | cell | **bold** _it_ ~~no~~ @someone #1 $x$",
+    "1. list\n2. list\n# heading\n- item\n> quote\n---\n===",
+    "&lt;script&gt; &amp; &#60;b&#62;",
+    "مرحبا בעולם \u202egnp.exe\u202c",
+    "w" * 3000,
+    "\U0001f469\u200d\U0001f52c \x00 \x1b[31m \ufffe \ud800",
+    "``` `` ` ````",
+]
+ALLOWED = set(
+    "html head meta title style body a header h1 h2 h3 h4 div p nav ol ul li main section strong code bdi pre table "
+    "caption thead tbody tr th td span figure figcaption details summary svg desc defs g path use text clippath rect "
+    "pattern em".split()
+)
+
+
+class Page(HTMLParser):
+    """Every tag and attribute of a page, and whether tags are balanced."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag not in ("meta", "br"):
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value) for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def everywhere(text: str) -> list[Block]:
+    """The text in every place where a block takes one."""
+    table = Table([Column(text), Column("n", "right")], [[text, "1"], [Mono(text), Strong(text)]], text, text)
+    return [
+        Heading(text),
+        Heading(text, 3),
+        Paragraph([text, Strong(text), Mono(text)]),
+        Paragraph(text, "warning"),
+        Paragraph(text, "note"),
+        Bullets([text, [Mono(text)]]),
+        table,
+        Figure(text, text, None, table, text),
+        Code(text),
+        Side([(text, text, text), ("b", text, "")]),
+        Details(text, [Code(text), Paragraph(text)]),
+    ]
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_html_shows_hostile_text_and_is_not_changed_by_it(text: str) -> None:
+    page = Page(html.render(text, [text], everywhere(text)))
+    plain = Page(html.render("plain", ["plain"], everywhere("plain")))
+    assert page.tags == plain.tags
+    check_harmless(page)
+    shown = "".join(page.text)
+    assert clean(text).split()[0] in shown
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_markdown_shows_hostile_text_and_is_not_changed_by_it(text: str) -> None:
+    """Read by a Markdown parser with raw HTML and linked addresses on, as the least careful reader would."""
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    page = Page(reader.render(markdown.render(text, [text], everywhere(text))).replace("<br />", ""))
+    plain = Page(reader.render(markdown.render("plain", ["plain"], everywhere("plain"))))
+    assert page.tags <= plain.tags  # emphasis that touches punctuation may be lost, but nothing is added
+    check_harmless(page)
+
+
+def check_harmless(page: Page) -> None:
+    for tag, key, value in page.attributes:
+        assert not key.startswith("on") and key not in ("src", "srcset", "action", "xlink:href"), (tag, key, value)
+        assert key != "href" or (value or "").startswith("#"), (tag, value)
+        assert "url(" not in (value or "").replace("url(#", ""), (tag, key, value)
+
+
+def test_markdown_leaves_plain_text_plain() -> None:
+    assert markdown.escape("64.2% [61.0, 67.4], −6.8 of sft_raw") == "64.2% [61.0, 67.4], −6.8 of sft_raw"
+    assert markdown.escape("_it_ a*b [x](y)") == "\\_it\\_ a\\*b \\[x\\](y)"
+    assert markdown.escape("1. one") == "1\\. one"
+    assert markdown.code_span("a`b|c") == "``a`b\\|c``"
+    assert markdown.fence("x\n````", "yaml") == "`````yaml\nx\n````\n`````"
+
+
+def test_a_page_names_its_sections_once_each() -> None:
+    blocks = [Heading("Same"), Paragraph("a"), Heading("Same"), Heading("مرحبا"), Heading("Same", 3)]
+    page = Page(html.render("t", [], blocks))
+    ids = [value for _, key, value in page.attributes if key == "id"]
+    assert set(ids) == {"content", "same", "same-2", "section", "same-3"}
+    assert len(ids) == len(set(ids))
+    links = [value for tag, key, value in page.attributes if key == "href"]
+    assert {link for link in links if link} <= {f"#{i}" for i in ids}
+    assert page.tags["section"] == 3
+
+
+def test_text_fit_to_show() -> None:
+    assert clean("a\r\nb\x00\u202e") == "a\nb\ufffd\u241b"
+    assert shorten("abcdef", 4) == ("abcd", 2)
+    family = "\U0001f469\u200d\U0001f52c"
+    assert shorten("ab" + family, 4) == ("ab", 3)
+    assert slug("Lost / gained!") == "lost-gained"
+
+
+# ---- charts
+
+
+def draw(label: str) -> Any:
+    def drawing(figure: Any, width: int) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=svg.SERIES[1], marker="D", label=label)
+        axes.bar([0], [1], color=svg.KIND_COLOR["fell_back"], hatch="//")
+        axes.set_title(label)
+        axes.legend()
+
+    return drawing
+
+
+def two_charts(label: str) -> list[Block]:
+    data = Table([Column("a")], [["1"]])
+    charts = [svg.chart(name, label, label, draw(label), (200, 200)) for name in ("one", "two")]
+    return [Figure(label, label, chart, data) for chart in charts]
+
+
+@pytest.mark.parametrize("text", ['$\\frac{1}{2}$ </svg><script>x</script> --> "&', "مرحبا \U0001f469 " + "w" * 500])
+def test_charts_hold_text_as_text_and_share_no_id(text: str) -> None:
+    pytest.importorskip("matplotlib")
+    page = Page(html.render("t", [], two_charts(clean(text))))
+    check_harmless(page)
+    assert set(page.tags) <= ALLOWED
+    assert page.tags["svg"] == 4
+    ids = [value for _, key, value in page.attributes if key == "id"]
+    assert len(ids) == len(set(ids))
+    used = {v.removeprefix("#") for t, k, v in page.attributes if k == "href" and t == "use" and v}
+    assert used <= set(ids)
+    assert clean(text) in "".join(page.text)
+
+
+def test_charts_leave_colour_and_font_to_the_page() -> None:
+    pytest.importorskip("matplotlib")
+    made = svg.chart("one", "title", "what it shows", draw("label"), (200, 200))
+    assert isinstance(made, Chart)
+    for text in (made.wide, made.narrow):
+        assert "#" not in text.replace("url(#", "").replace('href="#', "")
+        assert "font-family" not in text
+        assert "<style" not in text and "xmlns" not in text
+        assert text.index("<title") < text.index("<desc") < text.index("<g")
+        assert "var(--series-1)" in text and "var(--kind-fell-back)" in text
+    assert made == svg.chart("one", "title", "what it shows", draw("label"), (200, 200))
+
+
+def test_every_stand_in_colour_has_its_variable_in_the_style_sheet() -> None:
+    from importlib.resources import files
+
+    style = files("reports").joinpath("style.css").read_text("utf-8")
+    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    for variable in svg.VARIABLES.values():
+        assert f"{variable}:" in light and f"{variable}:" in dark.split("}\n}")[0], variable
+    assert "@import" not in style and "url(" not in style
+
+
+def test_without_matplotlib_the_numbers_stand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svg, "available", lambda: False)
+    assert svg.chart("one", "t", "d", draw("x"), (200, 200)) is None
+    page = html.render("t", [], [Figure("Gain", "d", None, Table([Column("a")], [["17"]]))])
+    assert "<svg" not in page and ">17<" in page and "needs matplotlib" in page
