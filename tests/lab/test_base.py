@@ -1,6 +1,7 @@
 """The shipped base model: its shape, its chat template, and that it uses an answer it is given."""
 
 import json
+from hashlib import sha256
 from random import Random
 
 import pytest
@@ -85,6 +86,7 @@ def test_no_domain_is_known_beforehand(base):
     assert accuracy(*base, asked) <= 0.1
 
 
-def test_the_settings_are_frozen():
+def test_the_settings_and_the_weights_are_frozen():
     frozen = json.loads((BASE.parent / "frozen.json").read_text())
+    assert sha256((BASE / "model.safetensors").read_bytes()).hexdigest() == frozen["weights_sha256"]
     assert set(frozen["sft"]) >= {"batch", "epochs", "learning_rates", "schedule", "warmup", "weight_decay", "clip"}
