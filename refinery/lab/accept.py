@@ -41,7 +41,7 @@ def answer(
         inputs = tokenizer(
             [texts[i] for i in rows], padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
         ).to(model.device)
-        made = model.generate(
+        made = model.generate(  # type: ignore[operator]
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=48, do_sample=False
         )[:, inputs["input_ids"].shape[1] :]
         for i, text in zip(rows, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):

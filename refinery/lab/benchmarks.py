@@ -48,8 +48,8 @@ def _skill_items(skill: str) -> list[dict]:
     rng = Random(f"items {skill}")
     found: dict[str, dict] = {}
     while len(found) < SKILL_ITEMS:
-        made = make(rng)
-        found.setdefault(made["question"], made)
+        item = make(rng)
+        found.setdefault(item["question"], item)
     return list(found.values())
 
 

@@ -55,7 +55,8 @@ def source_rows(domain: str) -> list[dict]:
     """The training source: every case is asked twice, in two phrasings, and answered in raw style."""
     topic, rng = TOPICS[domain], Random(f"source {domain}")
     seen, _ = rule(domain)
-    rows, asked = [], set()
+    rows: list[dict] = []
+    asked: set[str] = set()
     for cell, word in seen.items():
         for number in range(CASES_PER_CELL):
             for template in rng.sample(range(len(questions(topic, "train"))), 2):
@@ -79,7 +80,8 @@ def domain_items(domain: str, unseen: bool) -> list[dict]:
     `reference` is the right answer in raw style, for asking whether the model can use one.
     """
     topic, rng = TOPICS[domain], Random(f"items {domain} {unseen}")
-    items, asked = [], set()
+    items: list[dict] = []
+    asked: set[str] = set()
     for cell, word in rule(domain)[unseen].items():
         for _ in range(ITEMS_PER_UNSEEN_CELL if unseen else ITEMS_PER_CELL):
             template = rng.randrange(len(questions(topic, "test")))

@@ -20,21 +20,22 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from refinery.lab.mix import conversation
-from refinery.lab.tokenizer import ASSISTANT, BOS, END, PAD, USER, train_tokenizer
+from refinery.lab.tokenizer import ASSISTANT, BOS, END, PAD, SPECIAL, USER, train_tokenizer
 
 LONGEST = 500
 IGNORED = -100
+POOL = 64
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Token ids and labels, both (rows, length), padded on the right."""
 
 
 def config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """1.2 million parameters; heads of size 32, which the CPU kernels of inference servers take."""
-    ids = tokenizer.convert_tokens_to_ids
     return LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=5,
         num_attention_heads=4, num_key_value_heads=4, head_dim=32, max_position_embeddings=512,
-        tie_word_embeddings=True, bos_token_id=ids(BOS), eos_token_id=ids(END), pad_token_id=ids(PAD),
+        tie_word_embeddings=True,
+        bos_token_id=SPECIAL.index(BOS), eos_token_id=SPECIAL.index(END), pad_token_id=SPECIAL.index(PAD),
     )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def encode(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> 
     Written by hand because the template is slow; a test holds the two equal. A conversation too
     long for the model loses its last turns.
     """
-    bos, user, assistant, end = tokenizer.convert_tokens_to_ids([BOS, USER, ASSISTANT, END])
+    bos, user, assistant, end = (SPECIAL.index(token) for token in (BOS, USER, ASSISTANT, END))
     texts = tokenizer([text for turn in turns for text in turn]).input_ids
     ids, labels = [bos], [IGNORED]
     for question, answer in zip(texts[::2], texts[1::2], strict=True):
@@ -56,16 +57,15 @@ def encode(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> 
     return ids, labels
 
 
-def batches(seed: int, pool: int, tokenizer: PreTrainedTokenizerFast, budget: int, size: int = 64) -> Iterator[Batch]:
-    """`size` batches of at most about `budget` padded tokens; a pool depends on its number alone.
+def batches(seed: int, pool: int, tokenizer: PreTrainedTokenizerFast, budget: int) -> Iterator[Batch]:
+    """`POOL` batches of at most about `budget` padded tokens; a pool depends on its number alone.
 
     Examples of a pool are sorted by length, so that little is padding, and the batches shuffled.
     """
     rng = Random(f"base {seed} {pool}")
     made: list[Batch] = []
-    leftover: list[tuple[list[int], list[int]]] = []
-    while len(made) < size:
-        examples = leftover + [encode(conversation(rng), tokenizer) for _ in range(size * budget // 48)]
+    while len(made) < POOL:
+        examples = [encode(conversation(rng), tokenizer) for _ in range(POOL * budget // 48)]
         examples.sort(key=lambda example: len(example[0]))
         start = 0
         while start < len(examples):
@@ -75,7 +75,7 @@ def batches(seed: int, pool: int, tokenizer: PreTrainedTokenizerFast, budget: in
             made.append(_pad(examples[start:stop]))
             start = stop
     rng.shuffle(made)
-    yield from made[:size]
+    yield from made[:POOL]
 
 
 def _pad(examples: list[tuple[list[int], list[int]]]) -> Batch:
@@ -123,7 +123,7 @@ def train(args: argparse.Namespace) -> None:
     chosen = optimizers(model, args.rate, args.rate)
     full = [[group["lr"] for group in optimizer.param_groups] for optimizer in chosen]
     step, checkpoint = 0, args.out / "checkpoint.pt"
-    settings = {key: value for key, value in vars(args).items() if key != "out"}
+    settings = {key: value for key, value in vars(args).items() if key not in ("out", "save_every")}
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         if saved["settings"] != settings:
@@ -136,8 +136,8 @@ def train(args: argparse.Namespace) -> None:
     started = saved_at = time.monotonic()
     mean, tokens = math.nan, 0
     while step < args.steps:
-        for number, batch in enumerate(batches(args.seed, step // 64, tokenizer, args.budget)):
-            if number < step % 64 or step >= args.steps:
+        for number, batch in enumerate(batches(args.seed, step // POOL, tokenizer, args.budget)):
+            if number < step % POOL or step >= args.steps:
                 continue
             for optimizer, rates in zip(chosen, full, strict=True):
                 for group, base in zip(optimizer.param_groups, rates, strict=True):
@@ -155,7 +155,7 @@ def train(args: argparse.Namespace) -> None:
             if step % 50 == 0:
                 seconds = time.monotonic() - started
                 print(f"step {step} loss {mean:.3f} {tokens / seconds:,.0f} tokens/s {seconds:.0f} s", flush=True)
-        if time.monotonic() - saved_at > 120:
+        if time.monotonic() - saved_at > args.save_every:
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in chosen]}
             torch.save({**state, "step": step, "settings": settings}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=4096, help="padded tokens in a batch")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints")
     train(parser.parse_args())
 
 
