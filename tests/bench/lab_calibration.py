@@ -1,6 +1,6 @@
 """Set and check the lab's difficulty with the base and plain SFT on raw answers alone.
 
-    python tests/bench/lab_calibration.py [--base FOLDER] [--rates 2.5e-4 5e-4 1e-3] [--epochs 8]
+    python tests/bench/lab_calibration.py [--base FOLDER] [--rates 2e-4 4e-4 8e-4] [--epochs 10]
 
 Runs on the calibration domains only. No other method may be looked at here: whoever did could
 choose a difficulty that flatters it. Prints one JSON object a line.
@@ -78,8 +78,8 @@ def show(**row) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=BASE)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2.5e-4, 5e-4, 1e-3])
-    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-4, 4e-4, 8e-4])
+    parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--items", type=int, default=480)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--domains", nargs="+", default=list(CALIBRATION), choices=CALIBRATION)
