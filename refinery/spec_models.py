@@ -205,4 +205,3 @@ class ReportSpec(Section):
     """Which sections, in this order; where it is left out all there are, in the order of reports/report.py."""
     margin: NonNegativeFloat = Field(default=0.05, lt=1)
     """A general score that provably drops by less than this counts as not forgotten."""
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
