@@ -19,7 +19,7 @@ from evals.forgetting import Comparison, compare_panels
 from evals.panels import Panels
 from refinery.spec import Spec, load_spec
 from refinery.store import Store
-from reports.data import gather
+from reports.gather import gather
 
 ROOT = Path(__file__).parent.parent.parent
 SPEC = ROOT / "specs" / "lab_tuned.yaml"
