@@ -12,19 +12,23 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evals.forgetting import Comparison, compare_panels
 from evals.panels import Panels
+from refinery import lab
 from refinery.spec import Spec, load_spec
 from refinery.store import Store
+from reports.data import VALIDATION, Trial
 from reports.gather import gather
 
 ROOT = Path(__file__).parent.parent.parent
 SPEC = ROOT / "specs" / "lab_tuned.yaml"
 OUT = Path(__file__).parent / "results" / "lab_tuned.json"
 DOMAINS = ("clinic", "workshop", "harbor")
+DOMAIN_BENCHMARKS = tuple(f"lab_{domain}" for domain in lab.DOMAINS)
 
 
 def overrides(domain: str) -> list[str]:
@@ -53,20 +57,32 @@ def chosen(spec: Spec, store: Store) -> dict[str, Any]:
     return {row["name"]: {key: row["params"][key] for key in spec.train.tune} for row in finals}
 
 
+def grid(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Every tuning point: its validation score, which chose, and its general mean, which did not."""
+    points = []
+    for trial in trials:
+        scores = dict(trial.scores)
+        point = {"method": trial.method, **trial.params, "chosen": trial.chosen}
+        point["validation"] = scores.pop(VALIDATION).value
+        general = [score.value for name, score in scores.items() if not name.startswith(DOMAIN_BENCHMARKS)]
+        points.append({**point, "general_mean": sum(general) / len(general)})
+    return points
+
+
 def main() -> None:
     domains = sys.argv[1:] or list(DOMAINS)
-    panels, each, settings, baseline = [], {}, {}, ""
+    panels, each, settings, grids, baseline = [], {}, {}, {}, ""
     for domain in domains:
         spec = run(domain)
         store = Store(ROOT / spec.store_path, read_only=True)
         data = gather(store, spec)
-        each[domain], settings[domain] = data.comparison, chosen(spec, store)
+        each[domain], settings[domain], grids[domain] = data.comparison, chosen(spec, store), grid(data.trials)
         panels += [dataclasses.replace(panel, runs=domain) for panel in data.panels]
         baseline, margin = data.comparison.baseline, data.comparison.margin
     seen = [panel for panel in panels if not panel.benchmark.endswith("_unseen")]
     unseen = [panel for panel in panels if panel.benchmark.endswith("_unseen") or panel.kind == "general"]
     pooled = compare_panels(Panels(seen, []), baseline=baseline, margin=margin)
-    result = {"chosen": settings, "pooled": dataclasses.asdict(pooled)}
+    result = {"chosen": settings, "grid": grids, "pooled": dataclasses.asdict(pooled)}
     result["pooled_unseen"] = dataclasses.asdict(compare_panels(Panels(unseen, []), baseline=baseline, margin=margin))
     result["domains"] = {domain: dataclasses.asdict(comparison) for domain, comparison in each.items()}
     OUT.write_text(json.dumps(rounded(result), indent=1) + "\n", "utf-8")
