@@ -64,14 +64,14 @@ class RowShown:
 
 @dataclass(frozen=True)
 class ItemShown:
-    """One benchmark item that the base got right and a method did not."""
+    """One benchmark item that the base got right and the baseline did not."""
 
     benchmark: str
-    method: str
+    baseline: str
     prompt: str
     target: str
-    base: str
-    response: str
+    answers: dict[str, str]
+    """What the base, the baseline and the best other method answered; trained ones with their first seed."""
 
 
 @dataclass(frozen=True)

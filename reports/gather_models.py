@@ -68,19 +68,39 @@ def items(
     base: Row | None,
     finals: Mapping[str, Sequence[Row]],
 ) -> list[ItemShown]:
-    """From the general benchmark on which the baseline lost most: items it forgot, first by the digest of their id."""
-    general = [p for p in panels if p.kind == "general" and comparison.baseline in p.values]
+    """Of the general benchmark on which the baseline lost most: items that it forgot, first by the digest of their id.
+    Beside its answers stand those of the method that lost least."""
+    baseline = comparison.baseline
+    general = [p for p in panels if p.kind == "general" and baseline in p.values]
     if not general or base is None:
         return []
-    worst = min(general, key=lambda p: float(p.values[comparison.baseline].mean() - p.values[BASE].mean()))
-    checkpoint = finals[comparison.baseline][0]["fingerprint"]
-    sql = """SELECT b.prompt, b.target, b.response AS base, m.response FROM samples b
-             JOIN samples m USING (benchmark, metric, item, fingerprint)
+    worst = min(general, key=lambda p: float(p.values[baseline].mean() - p.values[BASE].mean()))
+    means = {name: method.general_mean for name, method in comparison.methods.items() if name != baseline}
+    known = {name: mean.score.value for name, mean in means.items() if mean}
+    shown = {BASE: base["fingerprint"], baseline: finals[baseline][0]["fingerprint"]}
+    if known:
+        best = max(known, key=known.__getitem__)
+        shown[best] = finals[best][0]["fingerprint"]
+    sql = """SELECT b.item, b.prompt, b.target
+             FROM samples b JOIN samples m USING (benchmark, metric, item, fingerprint)
              WHERE b.checkpoint = ? AND m.checkpoint = ? AND benchmark = ? AND b.value >= 1 AND m.value <= 0
-               AND b.prompt <> ''
-             ORDER BY md5(item), item LIMIT ?"""
-    rows = store.query(sql, [base["fingerprint"], checkpoint, worst.benchmark, ITEMS_SHOWN])
-    return [ItemShown(worst.benchmark, comparison.baseline, **row) for row in rows]
+               AND b.prompt <> '' ORDER BY md5(item), item LIMIT ?"""
+    rows = store.query(sql, [shown[BASE], shown[baseline], worst.benchmark, ITEMS_SHOWN])
+    answers = {name: _answers(store, checkpoint, worst.benchmark, rows) for name, checkpoint in shown.items()}
+    return [
+        ItemShown(
+            worst.benchmark, baseline, row["prompt"], row["target"], {n: a[row["item"]] for n, a in answers.items()}
+        )
+        for row in rows
+    ]
+
+
+def _answers(store: Store, checkpoint: str, benchmark: str, rows: Sequence[Row]) -> dict[str, str]:
+    """Item to answer, for the items of `rows`."""
+    sql = """SELECT item, response FROM samples WHERE checkpoint = ? AND benchmark = ? AND prompt <> ''
+             AND list_contains(?::VARCHAR[], item)"""
+    found = store.query(sql, [checkpoint, benchmark, [row["item"] for row in rows]])
+    return {row["item"]: row["response"] for row in found}
 
 
 def trials(store: Store, spec: Spec, finals: Mapping[str, Sequence[Row]]) -> list[Trial]:
@@ -96,7 +116,13 @@ def trials(store: Store, spec: Spec, finals: Mapping[str, Sequence[Row]]) -> lis
         if VALIDATION in scores:
             params = {key: row["params"].get(key) for key in tuned}
             found.append(Trial(row["name"], params, row["role"] == "final", scores))
-    return found
+    names = list(finals)
+    return sorted(found, key=lambda trial: (names.index(trial.method), _place(trial.params, tuned)))
+
+
+def _place(params: Mapping[str, Any], tuned: Mapping[str, Sequence[Any]]) -> list[int]:
+    """Where a point stands in the grid, as the spec writes it."""
+    return [list(values).index(params[key]) if params[key] in values else len(values) for key, values in tuned.items()]
 
 
 def _without(row: Row, tuned: Mapping[str, Any]) -> list[Any]:

@@ -61,7 +61,6 @@ def facts(data: ReportData) -> list[str]:
     lines = [f"Model {data.spec.model}. Rows from {origin}."]
     if data.runs:
         run = data.runs[0]
-        lines.append(
-            f"Last run {table.moment(run['started_at'])}, {run['status']}. Spec {table.short(run['spec_digest'])}."
-        )
+        ended = "" if run["status"] == "running" else f", {run['status']}"  # a run makes its report before it ends
+        lines.append(f"Last run {table.moment(run['started_at'])}{ended}. Spec {table.short(run['spec_digest'])}.")
     return lines

@@ -58,17 +58,24 @@ def percent(value: float | None, places: int = 1) -> str:
     return f"{fixed(100 * number(value), places)}%" if known(value) else ABSENT
 
 
-def percent_interval(estimate: Interval) -> str:
-    """A share with its interval: "64.2% [61.0, 67.4]"."""
-    return _with_interval(estimate, sign=False, unit="%")
+def score_interval(score: Interval) -> str:
+    """A score from 0 to 1 with its interval: "64.2% [61.0, 67.4]". Ends beyond 0 and 100% are cut."""
+    return _with_interval(score, sign=False, unit="%", bounds=(0.0, 100.0))
 
 
-def points_interval(estimate: Interval) -> str:
-    """A change in percentage points with its interval: "−6.8 [−9.1, −4.5]"."""
-    return _with_interval(estimate, sign=True, unit="")
+def ratio_interval(ratio: Interval) -> str:
+    """A ratio with its interval: "104% [90, 118]"."""
+    return _with_interval(ratio, sign=False, unit="%")
 
 
-def _with_interval(estimate: Interval, sign: bool, unit: str) -> str:
+def points_interval(change: Interval) -> str:
+    """A change in percentage points with its interval: "−6.8 [−9.1, −4.5]". Ends beyond ±100 are cut."""
+    return _with_interval(change, sign=True, unit="", bounds=(-100.0, 100.0))
+
+
+def _with_interval(
+    estimate: Interval, sign: bool, unit: str, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> str:
     value, low, high = (100 * number(part) for part in (estimate.value, estimate.low, estimate.high))
     if not known(value):
         return NOT_ESTIMABLE
@@ -76,6 +83,7 @@ def _with_interval(estimate: Interval, sign: bool, unit: str) -> str:
     text = fixed(value, places, sign) + unit
     if not known(low, high):
         return f"{text} (no interval)"
+    low, high = max(low, bounds[0]), min(high, bounds[1])
     return f"{text} [{fixed(low, places, sign)}, {fixed(high, places, sign)}]"
 
 
@@ -87,7 +95,7 @@ def amount(change: Interval) -> str:
     if not known(low, high):
         return f"{fixed(abs(value), 1)} (no interval)"
     places = decimals(low, high)
-    ends = (-high, -low) if value < 0 else (low, high)
+    ends = (-high, min(-low, 100.0)) if value < 0 else (low, min(high, 100.0))
     return f"{fixed(abs(value), places)} [{fixed(ends[0], places)}, {fixed(ends[1], places)}]"
 
 
@@ -117,6 +125,12 @@ def p_value(p: float | None) -> str:
     if p > 0.99:
         return "> 0.99"
     return f"{p:.3f}" if p < 0.095 else f"{p:.2f}"
+
+
+def p_said(p: float | None) -> str:
+    """In a sentence: "p < 0.001", "p = 0.012"."""
+    text = p_value(p)
+    return f"p {text}" if text[0] in "<>" else f"p = {text}"
 
 
 def count(n: int | float | None) -> str:
@@ -179,14 +193,16 @@ def numbers(values: Sequence[float]) -> str:
     return ", ".join(plain_number(value) for value in values)
 
 
-def duration(start: datetime | None, end: datetime | None) -> str:
-    """Between two times: "42 s", "12 min", "3.4 h"."""
-    if start is None or end is None:
-        return "not finished"
-    seconds = (end - start).total_seconds()
+def duration(seconds: float) -> str:
+    """A time that something took: "42 s", "12 min", "3.4 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def edge(value: float) -> str:
+    """The end of a histogram's bin: "3", "0.975"."""
+    return f"{value:.4g}".replace("-", MINUS)
 
 
 def moment(time: datetime | None) -> str:

@@ -64,15 +64,13 @@ def _title(comparison: Comparison, kind: str) -> str:
 
 
 def _score(estimate: Estimate | None) -> str:
-    return table.percent_interval(estimate) if estimate else table.ABSENT
+    return table.score_interval(estimate) if estimate else table.ABSENT
 
 
 def _recovered(general: Effect | None) -> str:
     if general is None:
         return table.ABSENT
-    return (
-        table.percent_interval(general.damage_recovered) if general.damage_recovered.estimable else table.NOT_ESTIMABLE
-    )
+    return table.ratio_interval(general.damage_recovered) if general.damage_recovered.estimable else table.NOT_ESTIMABLE
 
 
 def _items(domain: Estimate | None, general: Estimate | None) -> str:

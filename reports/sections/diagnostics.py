@@ -80,9 +80,7 @@ def _cosines(gate: Gate) -> Figure:
     chart = plots_data.cosines(f"cosines-{gate.step}", title, words, counts, edges.tolist(), gate.threshold)
     columns = [Column("Cosine from"), Column("to"), Column("Rows", "right")]
     bins = [
-        [table.decimal(a), table.decimal(b), table.count(c)]
-        for a, b, c in zip(edges, edges[1:], counts, strict=False)
-        if c
+        [table.edge(a), table.edge(b), table.count(c)] for a, b, c in zip(edges, edges[1:], counts, strict=False) if c
     ]
     quantiles = dict(zip(("5th", "50th", "95th"), np.quantile(gate.cosines, [0.05, 0.5, 0.95]), strict=True))
     spread = ", ".join(f"{name} percentile {table.decimal(value)}" for name, value in quantiles.items())
@@ -99,14 +97,19 @@ def _lengths(rows: Mapping[str, Mapping[str, Any]]) -> Figure | None:
         row = rows[f"{unit}_ratio"]
     raw, refined = row["detail"]["histogram"]["raw"], row["detail"]["histogram"]["refined"]
     edges, only = raw["edges"], row["detail"].get("subset") == "refined"
+    first = max(
+        0, next((i for i, both in enumerate(zip(raw["counts"], refined["counts"], strict=True)) if any(both)), 0) - 1
+    )
     ratio = table.decimal_interval(row["value"], row["low"], row["high"])
     rows_said = f"{table.count(row['n'])} rows" + (" that did not fall back" if only else "")
     words = f"A refined answer has {ratio} times the {unit} of its raw answer ({rows_said})."
     title = "Length of raw and refined answers"
-    chart = plots_data.lengths("lengths", title, words, raw["counts"], refined["counts"], edges, unit)
+    chart = plots_data.lengths(
+        "lengths", title, words, raw["counts"][first:], refined["counts"][first:], edges[first:], unit
+    )
     columns = [Column(f"{unit.capitalize()} from"), Column("to"), Column("Raw", "right"), Column("Refined", "right")]
     bins = [
-        [table.decimal(a), table.decimal(b), table.count(x), table.count(y)]
+        [table.edge(a), table.edge(b), table.count(x), table.count(y)]
         for a, b, x, y in zip(edges, edges[1:], raw["counts"], refined["counts"], strict=False)
         if x or y
     ]
@@ -125,14 +128,20 @@ def _measures(rows: Mapping[str, Mapping[str, Any]], names: list[str], meanings:
         row, only = rows[name], rows.get(name + REFINED)
         n = table.count(row["n"]) + (f" / {table.count(only['n'])}" if only else "")
         body.append([meanings.get(name) or Mono(name), _value(row), _value(only) if only else table.ABSENT, n])
-    return Table(columns, body, note="Brackets hold 95% intervals over rows, where the measure has one.")
+    note = "Brackets hold 95% intervals over rows, where the measure has one."
+    for name in names:
+        for key, which in ((name, ""), (name + REFINED, " (without those that fell back)")):
+            if key in rows and rows[key]["value"] is None:
+                why = rows[key]["detail"].get("note", "no rows")
+                note += f" {meanings.get(name, name).capitalize()}{which}: {table.NOT_ESTIMABLE}, {why}."
+    return Table(columns, body, note=note)
 
 
 def _value(row: Mapping[str, Any]) -> str:
     """The measure with its interval or its p value; where it has none of its own, the value alone."""
     if row["value"] is None:
-        return f"{table.NOT_ESTIMABLE}: {row['detail'].get('note', 'no rows')}"
+        return table.NOT_ESTIMABLE
     if row["low"] is not None:
         return table.decimal_interval(row["value"], row["low"], row["high"])
     p = row["detail"].get("p")
-    return table.decimal(row["value"]) + (f" (p {table.p_value(p)})" if p is not None else "")
+    return table.decimal(row["value"]) + (f" ({table.p_said(p)})" if p is not None else "")

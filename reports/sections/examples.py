@@ -2,6 +2,7 @@
 
 import json
 
+from evals.panels import BASE
 from reports import table
 from reports.blocks import Block, Code, Details, Heading, Mono, Paragraph, Side
 from reports.data import ItemShown, ReportData, RowShown
@@ -36,10 +37,12 @@ def _row(row: RowShown) -> list[Block]:
 
 def _forgotten(items: list[ItemShown]) -> list[Block]:
     first = items[0]
-    words = f"Items of {first.benchmark} that the base answered right and {first.method} (first seed) answered wrong."
+    others = [name for name in first.answers if name not in (BASE, first.baseline)]
+    words = f"Items of {first.benchmark} that the base answered right and {first.baseline} (first seed) answered wrong"
+    words += f", with what {others[0]} answered, which lost least in general skill." if others else "."
     blocks: list[Block] = [Heading("What was forgotten", 3), Paragraph(words)]
     for item in items:
-        texts = [("Prompt", item.prompt), ("Expected", item.target), ("Base", item.base), (item.method, item.response)]
+        texts = [("Prompt", item.prompt), ("Expected", item.target), *item.answers.items()]
         blocks.append(Side([(label, *_shown(text)) for label, text in texts]))
     return blocks
 

@@ -45,20 +45,25 @@ def _benchmarks(methods: list[MethodResult], kind: str) -> list[str]:
 
 
 def _changes(methods: list[MethodResult]) -> Table:
-    titles = ["Benchmark and method", "Base", "Score", "Change, points", "Lost / gained items", "Holm p", "Kept", "n"]
+    titles = ["Benchmark and model", "Score", "Change, points", "Lost / gained items", "Holm p", "Kept", "n"]
     columns = [Column(title, "left" if number == 0 else "right") for number, title in enumerate(titles)]
-    rows = []
+    rows: list[list[Text]] = []
     for kind in ("domain", "general"):
-        for benchmark in _benchmarks(methods, kind):
-            for method in methods:
-                if effect := getattr(method, kind).get(benchmark):
-                    rows.append(_change([Mono(benchmark), " ", Mono(method.name)], effect, kind == "general"))
-        means = [(m, getattr(m, f"{kind}_mean")) for m in methods if getattr(m, f"{kind}_mean")]
-        if len(_benchmarks(methods, kind)) > 1:
-            rows += [
-                _change([Strong(f"{kind} mean"), " ", Mono(m.name)], effect, kind == "general") for m, effect in means
-            ]
+        benchmarks = _benchmarks(methods, kind)
+        for benchmark in benchmarks:
+            effects = {m.name: effect for m in methods if (effect := getattr(m, kind).get(benchmark))}
+            rows += _block(Mono(benchmark), effects, kind == "general")
+        means = {m.name: effect for m in methods if (effect := getattr(m, f"{kind}_mean"))}
+        if len(benchmarks) > 1 and means:
+            rows += _block(Strong(f"{kind} mean"), means, kind == "general")
     return Table(columns, rows, note=_NOTE)
+
+
+def _block(title: Span, effects: dict[str, Effect], general: bool) -> list[list[Text]]:
+    """The base, then each method, on one benchmark."""
+    base = next(iter(effects.values())).base
+    first: list[Text] = [[title, " base"], table.score_interval(base), "", "", "", "", table.count(base.n_items)]
+    return [first, *(_change([title, " ", Mono(name)], effect, general) for name, effect in effects.items())]
 
 
 _NOTE = (
@@ -72,8 +77,7 @@ def _change(name: Text, effect: Effect, general: bool) -> list[Text]:
     change = effect.vs_base
     return [
         name,
-        table.percent(effect.base.value),
-        table.percent_interval(effect.score),
+        table.score_interval(effect.score),
         table.points_interval(change),
         "; ".join(_runs(effect)[0]),
         table.p_value(effect.p_holm) if table.known(effect.p_holm) else "",
@@ -128,7 +132,7 @@ def _ratio(method: MethodResult, effect: Effect, field: str, baseline: str) -> s
         return "the baseline"
     if not estimate.estimable:
         return table.NOT_ESTIMABLE
-    return table.points_interval(estimate) if field == "vs_baseline" else table.percent_interval(estimate)
+    return table.points_interval(estimate) if field == "vs_baseline" else table.ratio_interval(estimate)
 
 
 def _listed(names: list[str]) -> list[Span]:

@@ -28,8 +28,12 @@ def render(data: ReportData) -> list[Block]:
 def _run(data: ReportData, run: Mapping[str, Any]) -> list[Block]:
     file = f"{data.spec.name}.yaml"
     resolved = data.spec.public()
-    took = f"{run['status']}, started {table.moment(run['started_at'])}"
-    took += f", took {table.duration(run['started_at'], run['finished_at'])}." if run["finished_at"] else "."
+    took = f"started {table.moment(run['started_at'])}, "
+    if run["finished_at"]:
+        seconds = (run["finished_at"] - run["started_at"]).total_seconds()
+        took += f"{run['status']} after {table.duration(seconds)}."
+    else:
+        took += "not ended when this was made."
     again: list[Text] = [
         ["To repeat it, save the spec below as ", Mono(file), " and run ", Mono(f"refinery run {file}"), "."],
         ["Last run ", Mono(run["id"][:12]), f": {took}"],

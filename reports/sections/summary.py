@@ -95,10 +95,22 @@ def _headline(comparison: Comparison, measured: list[Measured]) -> Text | None:
     for other in measured:
         if other.name == comparison.baseline != best.name:
             lead += ["; ", Strong(other.name), f", the baseline, {_gains(other.domain)} and {_keeps(other.general)}"]
+            lead += _difference(best)
     if len(matching) == 1:
         return [*lead, f". No other method is provably within {margin} points of its domain accuracy."]
     where = f". Of the {len(matching)} methods that are provably within {margin} points of the best domain accuracy, "
     return [*lead, where, Strong(best.name), " forgets least."]
+
+
+def _difference(best: Measured) -> list[Span]:
+    """Method against baseline in general skill, as the interval allows it to be said."""
+    change = best.general.vs_baseline
+    if not change.estimable:
+        return []
+    if change.low > 0 or change.high < 0:
+        kept = f" keeps {table.amount(change)} points {'more' if change.value > 0 else 'less'} of it"
+        return [". Against the baseline, ", Strong(best.name), kept]
+    return [f". Their general skill cannot be told apart ({table.points_interval(change)} points)"]
 
 
 def _gains(effect: Effect) -> str:
@@ -126,8 +138,8 @@ def _sentence(comparison: Comparison, method: Measured) -> Text:
     margin = table.margin_points(comparison.margin)
     text: list[Span] = [
         Strong(method.name),
-        f": domain {table.percent_interval(domain.score)}, {table.points_interval(domain.vs_base)} points against the "
-        f"base; general {table.percent_interval(general.score)}, {table.points_interval(general.vs_base)} points. ",
+        f": domain {table.score_interval(domain.score)}, {table.points_interval(domain.vs_base)} points against the "
+        f"base; general {table.score_interval(general.score)}, {table.points_interval(general.vs_base)} points. ",
         _class(general.vs_base, general.within_margin, margin),
     ]
     if method.name != comparison.baseline:
@@ -154,7 +166,7 @@ def _recovery(share: Estimate, baseline: str) -> str:
     if not share.estimable:
         reason = share.note.removeprefix(f"{table.NOT_ESTIMABLE}: ")
         return f" The share of {baseline}’s damage that it recovers is {table.NOT_ESTIMABLE}: {reason}."
-    return f" It recovers {table.percent_interval(share)} of what {baseline} lost."
+    return f" It recovers {table.ratio_interval(share)} of what {baseline} lost."
 
 
 # ---- the chart
@@ -186,8 +198,8 @@ def _tradeoff(data: ReportData, comparison: Comparison, measured: list[Measured]
 
 
 def span(estimate: Estimate) -> plots.Span:
-    """An estimate in points, for drawing."""
-    return plots.Span(100 * estimate.value, 100 * estimate.low, 100 * estimate.high)
+    """A change in points, for drawing; no end lies beyond ±100."""
+    return plots.Span(100 * estimate.value, 100 * max(estimate.low, -1.0), 100 * min(estimate.high, 1.0))
 
 
 def seed_changes(data: ReportData, method: str) -> list[tuple[float, float]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from refinery.store import Row
 from reports import plots, table
-from reports.blocks import Block, Column, Figure, Heading, Mono, Table, Text
+from reports.blocks import Block, Column, Figure, Heading, Mono, Paragraph, Table, Text
 from reports.data import ReportData
 
 METRICS = {
@@ -23,7 +23,7 @@ def render(data: ReportData) -> list[Block]:
         return []
     blocks: list[Block] = [Heading("Training")]
     figure = _figure(data)
-    return [*blocks, *([figure] if figure else []), _table(data)]
+    return [*blocks, *([figure] if figure else []), _table(data), *_left_out(data)]
 
 
 def _figure(data: ReportData) -> Figure | None:
@@ -83,20 +83,35 @@ def _last_values(data: ReportData, names: Sequence[str]) -> Table:
 
 
 def _table(data: ReportData) -> Table:
-    titles = ["Method", "Recipe", "Learned from", "Seeds", "Learning rate", "Optimizer steps", "Time per training"]
+    titles = ["Method", "Recipe", "Learned from", "Seeds", "Rows", "Learning rate", "Steps", "Time of one training"]
     columns = [Column(title, "left" if number < 3 else "right") for number, title in enumerate(titles)]
     methods = data.spec.train.methods if data.spec.train else {}
     rows: list[list[Text]] = []
     for name in sorted(data.checkpoints, key=data.series):
         runs = data.checkpoints[name]
-        steps = max((max(values) for row in runs for values in data.metrics[row["fingerprint"]].values()), default=0)
         rates = sorted({table.plain_number(row["params"].get("learning_rate")) for row in runs})
-        seeds = table.numbers([row["seed"] for row in runs])
-        made: list[Text] = [Mono(methods[name].method), Mono(methods[name].data), seeds, " ".join(rates)]
-        rows.append([Mono(name), *made, table.count(steps) if steps else "not logged", _time(runs)])
+        cells = [table.numbers([row["seed"] for row in runs]), _noted(runs, "rows_trained"), " ".join(rates)]
+        cells += [_noted(runs, "steps"), table.duration(max(map(_seconds, runs)))]
+        rows.append([Mono(name), Mono(methods[name].method), Mono(methods[name].data), *cells])
     return Table(columns, rows)
 
 
-def _time(runs: Sequence[Row]) -> str:
-    longest = max(runs, key=lambda row: row["finished_at"] - row["started_at"])
-    return table.duration(longest["started_at"], longest["finished_at"])
+def _noted(runs: Sequence[Row], key: str) -> str:
+    """A count of the manifests, which all seeds share."""
+    return " ".join(sorted({table.count((row["manifest"] or {}).get(key)) for row in runs}))
+
+
+def _seconds(row: Row) -> float:
+    """As the manifest has it: the time between start and end also counts what stood still."""
+    return float((row["manifest"] or {}).get("seconds") or (row["finished_at"] - row["started_at"]).total_seconds())
+
+
+def _left_out(data: ReportData) -> list[Block]:
+    """Rows that a training could not use, by reason: they are missing from what it learned."""
+    words = []
+    for name, runs in data.checkpoints.items():
+        dropped = (runs[0]["manifest"] or {}).get("rows_dropped") or {}
+        if any(dropped.values()):
+            listed = ", ".join(f"{table.count(n)} {reason}" for reason, n in dropped.items() if n)
+            words.append(f"{name} left out rows: {listed}.")
+    return [Paragraph(text, "warning") for text in words]

@@ -3,8 +3,10 @@
 Every time, digest and score is fixed, so that a report of it is the same wherever it is made.
 """
 
+from collections import Counter
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,6 +57,56 @@ SCORES = {  # chance of a right answer: base, then each method
     "toy_format": (0.90, {"sft_raw": 0.60, "sft_close": 0.85, "raft": 0.88}),
 }
 BASE = "base" * 8
+
+
+ALLOWED = set(
+    "html head meta title style body a header h1 h2 h3 h4 div p nav ol ul li main section strong code bdi pre table "
+    "caption thead tbody tr th td span figure figcaption details summary svg desc defs g path use text clippath rect "
+    "pattern em blockquote".split()
+)
+
+
+class Page(HTMLParser):
+    """Every tag and attribute of a page, and whether its tags are balanced."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag not in ("meta", "br"):
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value) for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def check_harmless(self) -> None:
+        """Nothing in it runs, and nothing is fetched."""
+        assert set(self.tags) <= ALLOWED
+        for tag, key, value in self.attributes:
+            assert not key.startswith("on") and key not in ("src", "srcset", "action", "xlink:href"), (tag, key, value)
+            assert key != "href" or (value or "").startswith("#"), (tag, value)
+            assert "url(" not in (value or "").replace("url(#", ""), (tag, key, value)
+
+
+@pytest.fixture(scope="session")
+def read_page() -> type[Page]:
+    return Page
 
 
 @pytest.fixture(scope="session")
@@ -125,11 +177,11 @@ def fill(store: Store, spec: Spec, *, train: bool) -> None:
 
 def example(number: int) -> Example:
     question, answer = f"What is thing {number} made of?", f"It is recorded that thing {number} is made of dorulin"
-    if number == 3:
+    if number == 30:
         question, answer = HOSTILE, UNUSUAL
     prompt = [{"role": "user", "content": question}]
     split = "train" if number < 48 else "validation" if number < 54 else "test"
-    return Example(f"{number:032x}", prompt, answer, answer, split=split, meta={"question": question, "answer": answer})
+    return Example(digest(number), prompt, answer, answer, split=split, meta={"question": question, "answer": answer})
 
 
 def fill_steps(store: Store, spec: Spec) -> None:
@@ -159,7 +211,7 @@ def fill_steps(store: Store, spec: Spec) -> None:
 def rewrite(number: int, before: Example) -> Outcome:
     if number % 16 == 5:
         return Outcome(before.id, "fell_back", "server_error", before.fall_back(), {}, "503", number == 5)
-    text = HOSTILE if number == 3 else f"Thing {number} is made of dorulin"
+    text = HOSTILE if number == 30 else f"Thing {number} is made of dorulin"
     return Outcome(before.id, "changed", "ok", before.with_response(text, (text, "Dorulin")), {"valid": 2})
 
 
@@ -168,7 +220,7 @@ def gate(number: int, before: Outcome) -> Outcome:
         return Outcome(before.example_id, "kept", "fell_back_earlier", before.example)
     cosine = round(0.62 + 0.008 * number, 6)
     scores = {"cosine": cosine, "cosines": [cosine, 0.5], "winner": 0 if cosine >= 0.8 else None, "min_cosine": 0.8}
-    if cosine < 0.8 and number != 3:
+    if cosine < 0.8:
         return Outcome(before.example_id, "fell_back", "below_threshold", before.example.fall_back(), scores)
     return Outcome(before.example_id, "kept", "ok", before.example, scores)
 
@@ -228,7 +280,10 @@ def fill_training(store: Store, spec: Spec) -> None:
 def checkpoint(made: str, name: str, method: str, role: str, seed: int, params: dict, base: str) -> dict[str, Any]:
     row = {"fingerprint": made, "run_id": "f" * 32, "name": name, "method": method, "role": role, "seed": seed}
     row |= {"params": params, "data_fingerprint": "d" * 32, "base": base, "path": f"checkpoints/{name}-{seed}"}
-    row |= {"status": "complete", "manifest": {"weights": "w" * 8, "rows": 47}}
+    row |= {
+        "status": "complete",
+        "manifest": {"weights": "w" * 8, "rows_trained": 46, "rows_dropped": {"too_long": 1}, "steps": 30},
+    }
     return row | {"started_at": START, "finished_at": START + timedelta(minutes=3 + seed)}
 
 
@@ -241,12 +296,13 @@ def evaluate(made: str, name: str | None, seed: int) -> tuple[list[Sample], list
         right = hardness + noise < (methods[name] if name else chance)
         marks = f"{benchmark}-settings".ljust(32, "0")
         for i, ok in enumerate(right):
-            said = "It is dorulin" if ok else f"It is wrong {HOSTILE if i == 2 else i}"
+            said = "It is dorulin" if ok else f"It is wrong {HOSTILE if i == 76 else i}"
             item = (f"{benchmark}-{i:04d}", float(ok), f"Item {i}?", "dorulin", said)
             samples.append(Sample(made, benchmark, "accuracy", *item, marks))
         settings = {"shots": 0, "primary_metric": "accuracy"}
         value = float(right.mean())
-        scores.append(Score(made, benchmark, "accuracy", value, value, value, ITEMS, marks, True, settings))
+        low, high = value - 0.08, value + 0.06
+        scores.append(Score(made, benchmark, "accuracy", value, low, high, ITEMS, marks, True, settings))
     return samples, scores
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: it asks nothing of the network, nothing complains, every chart is there at every width."""
+"""The page in a real browser: it asks nothing of the network, nothing complains, every chart stands at every width."""
 
 import asyncio
 import json

@@ -1,7 +1,5 @@
 """Both renderers: structure stays, and no text from a row ever becomes markup."""
 
-from collections import Counter
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -39,41 +37,6 @@ ATTACKS = [
     "\U0001f469\u200d\U0001f52c \x00 \x1b[31m \ufffe \ud800",
     "``` `` ` ````",
 ]
-ALLOWED = set(
-    "html head meta title style body a header h1 h2 h3 h4 div p nav ol ul li main section strong code bdi pre table "
-    "caption thead tbody tr th td span figure figcaption details summary svg desc defs g path use text clippath rect "
-    "pattern em".split()
-)
-
-
-class Page(HTMLParser):
-    """Every tag and attribute of a page, and whether tags are balanced."""
-
-    def __init__(self, text: str):
-        super().__init__(convert_charrefs=True)
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self.text: list[str] = []
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, key, value) for key, value in attrs]
-        if tag not in ("meta", "br"):
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, key, value) for key, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
 
 
 def everywhere(text: str) -> list[Block]:
@@ -95,30 +58,23 @@ def everywhere(text: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("text", ATTACKS)
-def test_html_shows_hostile_text_and_is_not_changed_by_it(text: str) -> None:
-    page = Page(html.render(text, [text], everywhere(text)))
-    plain = Page(html.render("plain", ["plain"], everywhere("plain")))
+def test_html_shows_hostile_text_and_is_not_changed_by_it(text: str, read_page: Any) -> None:
+    page = read_page(html.render(text, [text], everywhere(text)))
+    plain = read_page(html.render("plain", ["plain"], everywhere("plain")))
     assert page.tags == plain.tags
-    check_harmless(page)
+    page.check_harmless()
     shown = "".join(page.text)
     assert clean(text).split()[0] in shown
 
 
 @pytest.mark.parametrize("text", ATTACKS)
-def test_markdown_shows_hostile_text_and_is_not_changed_by_it(text: str) -> None:
+def test_markdown_shows_hostile_text_and_is_not_changed_by_it(text: str, read_page: Any) -> None:
     """Read by a Markdown parser with raw HTML and linked addresses on, as the least careful reader would."""
     reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-    page = Page(reader.render(markdown.render(text, [text], everywhere(text))).replace("<br />", ""))
-    plain = Page(reader.render(markdown.render("plain", ["plain"], everywhere("plain"))))
+    page = read_page(reader.render(markdown.render(text, [text], everywhere(text))).replace("<br />", ""))
+    plain = read_page(reader.render(markdown.render("plain", ["plain"], everywhere("plain"))))
     assert page.tags <= plain.tags  # emphasis that touches punctuation may be lost, but nothing is added
-    check_harmless(page)
-
-
-def check_harmless(page: Page) -> None:
-    for tag, key, value in page.attributes:
-        assert not key.startswith("on") and key not in ("src", "srcset", "action", "xlink:href"), (tag, key, value)
-        assert key != "href" or (value or "").startswith("#"), (tag, value)
-        assert "url(" not in (value or "").replace("url(#", ""), (tag, key, value)
+    page.check_harmless()
 
 
 def test_markdown_leaves_plain_text_plain() -> None:
@@ -129,9 +85,9 @@ def test_markdown_leaves_plain_text_plain() -> None:
     assert markdown.fence("x\n````", "yaml") == "`````yaml\nx\n````\n`````"
 
 
-def test_a_page_names_its_sections_once_each() -> None:
+def test_a_page_names_its_sections_once_each(read_page: Any) -> None:
     blocks = [Heading("Same"), Paragraph("a"), Heading("Same"), Heading("مرحبا"), Heading("Same", 3)]
-    page = Page(html.render("t", [], blocks))
+    page = read_page(html.render("t", [], blocks))
     ids = [value for _, key, value in page.attributes if key == "id"]
     assert set(ids) == {"content", "same", "same-2", "section", "same-3"}
     assert len(ids) == len(set(ids))
@@ -154,9 +110,9 @@ def test_text_fit_to_show() -> None:
 def draw(label: str) -> Any:
     def drawing(figure: Any, width: int) -> None:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=svg.SERIES[1], marker="D", label=label)
+        axes.plot([0, 1], [0, 1], color=svg.SERIES[1], marker="D", label=label[:60])
         axes.bar([0], [1], color=svg.KIND_COLOR["fell_back"], hatch="//")
-        axes.set_title(label)
+        axes.set_title(label[:60])
         axes.legend()
 
     return drawing
@@ -169,17 +125,16 @@ def two_charts(label: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("text", ['$\\frac{1}{2}$ </svg><script>x</script> --> "&', "مرحبا \U0001f469 " + "w" * 500])
-def test_charts_hold_text_as_text_and_share_no_id(text: str) -> None:
+def test_charts_hold_text_as_text_and_share_no_id(text: str, read_page: Any) -> None:
     pytest.importorskip("matplotlib")
-    page = Page(html.render("t", [], two_charts(clean(text))))
-    check_harmless(page)
-    assert set(page.tags) <= ALLOWED
+    page = read_page(html.render("t", [], two_charts(clean(text))))
+    page.check_harmless()
     assert page.tags["svg"] == 4
     ids = [value for _, key, value in page.attributes if key == "id"]
     assert len(ids) == len(set(ids))
     used = {v.removeprefix("#") for t, k, v in page.attributes if k == "href" and t == "use" and v}
     assert used <= set(ids)
-    assert clean(text) in "".join(page.text)
+    assert clean(text)[:60] in "".join(page.text)
 
 
 def test_charts_leave_colour_and_font_to_the_page() -> None:

@@ -139,12 +139,13 @@ def test_changes_and_lost_items_are_what_the_samples_say(text: str, toy: SimpleN
         base = found["base", benchmark]
         for name in METHODS:
             own, cells = found[name, benchmark], rows[f"{benchmark} {name}"]
-            close(numbers(cells[0])[0], 100 * base.mean(), cells[0])
-            close(numbers(cells[1])[0], 100 * own.mean(), cells[1])
-            close(numbers(cells[2])[0], 100 * (own.mean() - base.mean()), cells[2])
+            close(numbers(cells[0])[0], 100 * own.mean(), cells[0])
+            close(numbers(cells[1])[0], 100 * (own.mean() - base.mean()), cells[1])
             pairs = [(int((run < base[0]).sum()), int((run > base[0]).sum())) for run in own]
-            assert cells[3] == "; ".join(f"{lost} / {gained}" for lost, gained in pairs)
-            assert cells[6] == "80 × 3"
+            assert cells[2] == "; ".join(f"{lost} / {gained}" for lost, gained in pairs)
+            assert cells[5] == "80 × 3"
+        cells = rows[f"{benchmark} base"]
+        close(numbers(cells[0])[0], 100 * base.mean(), cells[0])
 
 
 def test_single_seeds_are_what_the_samples_say(text: str, toy: SimpleNamespace) -> None:
@@ -189,6 +190,17 @@ def test_the_gate_counts_its_cosines(text: str, toy: SimpleNamespace) -> None:
 
 
 # ---- what else a report says and does
+
+
+def test_hostile_rows_are_shown_and_do_nothing(built: dict[str, Path], read_page: Any) -> None:
+    page = read_page(built["html"].read_text("utf-8"))
+    page.check_harmless()
+    shown = "".join(page.text)
+    assert shown.count("<script>alert('x')</script>") >= 3  # a question, a response, a benchmark's answer
+    assert "مرحبا بالعالم" in shown and "\u202e" not in shown
+    markdown = built["markdown"].read_text("utf-8")
+    outside = re.sub(r"^(`{3,})[a-z]*\n.*?^\1$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    assert "<script" not in outside and "](http" not in outside
 
 
 def test_provenance_holds_what_repeats_the_run(toy: SimpleNamespace, data: Any) -> None:
@@ -244,7 +256,8 @@ def test_items_shown_were_right_before_and_wrong_after(data: Any, toy: SimpleNam
     assert {item.benchmark for item in data.items} == {"toy_facts"}  # the baseline lost most on it
     assert len(data.items) == 3
     for item in data.items:
-        assert item.base == "It is dorulin" and item.response.startswith("It is wrong")
+        assert list(item.answers) == ["base", "sft_raw", "raft"]
+        assert item.answers["base"] == "It is dorulin" and item.answers["sft_raw"].startswith("It is wrong")
 
 
 def test_tuning_shows_each_grid_point_once(data: Any) -> None:

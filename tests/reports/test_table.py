@@ -1,7 +1,7 @@
 """How numbers become text."""
 
 import math
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
@@ -33,10 +33,17 @@ def test_a_number_with_fixed_decimals(value: float, places: int, sign: bool, tex
 
 
 def test_a_share_has_its_interval_and_no_more_decimals_than_it_bears() -> None:
-    assert table.percent_interval(estimate(0.642, 0.61, 0.674)) == "64.2% [61.0, 67.4]"
-    assert table.percent_interval(estimate(0.642, 0.5, 0.78)) == "64% [50, 78]"
-    assert table.percent_interval(estimate(0.642, 0.6416, 0.6424)) == "64.20% [64.16, 64.24]"
-    assert table.percent_interval(estimate(1.0, 1.0, 1.0)) == "100.0% [100.0, 100.0]"
+    assert table.score_interval(estimate(0.642, 0.61, 0.674)) == "64.2% [61.0, 67.4]"
+    assert table.score_interval(estimate(0.642, 0.5, 0.78)) == "64% [50, 78]"
+    assert table.score_interval(estimate(0.642, 0.6416, 0.6424)) == "64.20% [64.16, 64.24]"
+    assert table.score_interval(estimate(1.0, 1.0, 1.0)) == "100.0% [100.0, 100.0]"
+
+
+def test_ends_where_nothing_can_be_are_cut() -> None:
+    assert table.score_interval(estimate(0.955, 0.901, 1.008)) == "95.5% [90.1, 100.0]"
+    assert table.points_interval(estimate(0.955, 0.901, 1.008)) == "+95.5 [+90.1, +100.0]"
+    assert table.amount(estimate(-0.955, -1.008, -0.901)) == "95.5 [90.1, 100.0]"
+    assert table.ratio_interval(estimate(1.04, 0.97, 1.1)) == "104.0% [97.0, 110.0]"
 
 
 def test_a_change_has_a_true_minus_sign_and_a_plus() -> None:
@@ -50,7 +57,7 @@ def test_the_size_of_a_change_turns_its_interval_around() -> None:
     assert table.amount(estimate(-0.01, -0.03, 0.01)) == "1.0 [−1.0, 3.0]"
 
 
-@pytest.mark.parametrize("write", [table.percent_interval, table.points_interval, table.amount])
+@pytest.mark.parametrize("write", [table.score_interval, table.points_interval, table.amount])
 def test_what_is_not_known_is_said_in_words(write) -> None:
     assert write(estimate(NAN)) == write(estimate(None, None, None)) == "not estimable"
     assert write(estimate(0.5)).endswith("(no interval)")
@@ -106,8 +113,8 @@ def test_parameters_and_times() -> None:
         "5",
         "x",
     ]
-    ends = [start + timedelta(seconds=s) for s in (42, 720, 12240)]
-    assert [table.duration(start, end) for end in ends] == ["42 s", "12 min", "3.4 h"]
-    assert table.duration(start, None) == table.moment(None) == "not finished"
+    assert [table.duration(seconds) for seconds in (42, 720, 12240)] == ["42 s", "12 min", "3.4 h"]
+    assert [table.edge(value) for value in (3.0, 0.975, -0.05)] == ["3", "0.975", "−0.05"]
+    assert table.moment(None) == "not finished"
     assert table.moment(start) == "2026-01-02 03:04 UTC"
     assert table.margin_points(0.05) == "5"
