@@ -54,8 +54,13 @@ class Server:
         self.bodies: list[Any] = []
 
     async def stats(self, _: web.Request) -> web.Response:
-        counts = {"requests": self.requests, "answered": self.answered, "most": self.most, "bodies": self.bodies}
-        return web.json_response({**counts, "last": self.last})
+        return web.json_response({**self._counts(), "bodies": self.bodies, "last": self.last})
+
+    async def counts(self, _: web.Request) -> web.Response:
+        return web.json_response(self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        return {"requests": self.requests, "answered": self.answered, "now": self.now, "most": self.most}
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
@@ -122,8 +127,9 @@ class Running:
     url: str
     process: "subprocess.Popen[str]"
 
-    def stats(self) -> dict[str, Any]:
-        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/stats") as response:
+    def stats(self, path: str = "/stats") -> dict[str, Any]:
+        """`path`: /stats for everything, /counts for the numbers alone."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + path) as response:
             return json.load(response)
 
 
@@ -164,6 +170,7 @@ async def main(options: argparse.Namespace) -> None:
     server = Server(options)
     app = web.Application(client_max_size=1 << 26)
     app.router.add_get("/stats", server.stats)
+    app.router.add_get("/counts", server.counts)
     app.router.add_post("/v1/chat/completions", server.chat)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
