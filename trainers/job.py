@@ -52,11 +52,12 @@ def rows_digest(examples: Sequence[Example]) -> str:
 
 
 def configuration(job: TrainJob) -> dict[str, Any]:
-    """All that shapes the weights. Two jobs with the same configuration are the same training."""
+    """All that shapes the weights. Two jobs with the same configuration are the same training; how often it is saved
+    on the way is not part of it."""
     return {
         "method": job.method,
         "method_version": module(METHODS, job.method).VERSION,
-        "params": job.params.model_dump(mode="json"),
+        "params": job.params.model_dump(mode="json", exclude={"save_every"}),
         "seed": job.seed,
         "data": job.data_fingerprint,
         "rows_digest": rows_digest(job.examples),

@@ -69,6 +69,14 @@ class Loop:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             (folder / MARKER).write_text(json.dumps(self.extra_state()), encoding="utf-8")
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Tied weights are saved under one of their names: the other is missing from every checkpoint, and no loss."""
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        missing = set(load_result.missing_keys)
+        there = {weight.data_ptr() for name, weight in named.items() if name not in missing}
+        lost = [name for name in load_result.missing_keys if name not in named or named[name].data_ptr() not in there]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=lost))
+
     def _clip_grad_norm(self, model: Any) -> Any:
         """Without gradients the optimiser leaves the weights as they are: one broken batch costs one step, not all."""
         norm = super()._clip_grad_norm(model)
@@ -126,6 +134,10 @@ class Watch(TrainerCallback):
             self.store.add_training_metrics(self.checkpoint, rows)
 
     def final(self) -> dict[str, float]:
-        """Each metric's mean over the last ten steps."""
-        names = self.recent[-1] if self.recent else {}
-        return {name: sum(v.get(name, math.nan) for v in self.recent) / len(self.recent) for name in names}
+        """Each metric's mean over the last ten steps, of its finite values."""
+        found: dict[str, list[float]] = {}
+        for values in self.recent:
+            for name, value in values.items():
+                if math.isfinite(value):
+                    found.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in found.items()}

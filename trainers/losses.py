@@ -43,7 +43,9 @@ def truncated_kl(student: Tensor, teacher: Tensor, *, top_k: int, temperature: f
     """
     if temperature != 1.0:
         teacher, student = teacher / temperature, student / temperature
-    top_k = min(top_k, teacher.shape[-1])
+    if top_k >= teacher.shape[-1]:
+        everything = torch.ones_like(teacher[:, 0])
+        return TokenKL(_full(student, teacher), everything, everything)
     u, support = teacher.topk(top_k, dim=-1)  # (N, K)
     v = student.gather(-1, support)
     with torch.no_grad():
@@ -51,12 +53,15 @@ def truncated_kl(student: Tensor, teacher: Tensor, *, top_k: int, temperature: f
         student_coverage = (v.logsumexp(-1) - student.logsumexp(-1)).exp()
     if tail == "renorm":
         kl = _kl(u.log_softmax(-1), v.log_softmax(-1))
-    elif tail == "full" or top_k == teacher.shape[-1]:
-        teacher = teacher.log_softmax(-1)  # a new name would keep the logits: these tensors are the memory there is
-        kl = _kl(teacher, student.log_softmax(-1))
+    elif tail == "full":
+        kl = _full(student, teacher)
     else:
         kl = _kl(_with_tail(teacher, u, support), _with_tail(student, v, support))
     return TokenKL(kl, coverage, student_coverage)
+
+
+def _full(student: Tensor, teacher: Tensor) -> Tensor:
+    return _kl(teacher.log_softmax(-1), student.log_softmax(-1))
 
 
 def _kl(log_q: Tensor, log_p: Tensor) -> Tensor:

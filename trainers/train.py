@@ -8,10 +8,12 @@ A checkpoint's folder is named by its fingerprint and holds
     manifest.json        what was done, and with what; last
 """
 
+import contextlib
 import json
 import platform
 import shutil
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,25 +38,44 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
     """
     folder = directory(job)
     if (manifest := _read(folder / MANIFEST)) is not None:
+        shutil.rmtree(folder / STATE, ignore_errors=True)
         _record(job, folder, manifest)
         return folder
     _claim(job, folder)
     if job.store is not None:
         _start(job, folder)
     started = time.time()
-    run = _prepare(job, folder)
-    trainer, watch, resumed = _trainer(run, folder, progress)
-    try:
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    finally:
-        watch.flush()
-    if trainer.accelerator.is_main_process:
-        _save(trainer, run, folder)
-        manifest = _manifest(run, trainer, watch, resumed, started)
-        _write(folder / MANIFEST, manifest)
-        shutil.rmtree(folder / STATE, ignore_errors=True)
-        _record(job, folder, manifest)
+    with _quiet():
+        run = _prepare(job, folder)
+        trainer, watch, resumed = _trainer(run, folder, progress)
+        try:
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        finally:
+            watch.flush()
+        if trainer.accelerator.is_main_process:
+            _save(trainer, run, folder)
+            manifest = _manifest(run, trainer, watch, resumed, started)
+            _write(folder / MANIFEST, manifest)
+            shutil.rmtree(folder / STATE, ignore_errors=True)
+            _record(job, folder, manifest)
     return folder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and warnings (tied weights that a checkpoint rightly lacks, file times that
+    it does not trust), which would tear the display of a run."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 # ---- before
@@ -105,10 +126,12 @@ def _arguments(job: TrainJob, folder: Path, total: int, on_gpu: bool) -> dict[st
         "max_steps": total,
         "learning_rate": params.learning_rate,
         "weight_decay": params.weight_decay,
-        "lr_scheduler_type": params.schedule,
+        "lr_scheduler_type": "constant_with_warmup" if params.schedule == "constant" else params.schedule,
         "warmup_steps": params.warmup_ratio,  # below 1 it is a share
         "max_grad_norm": params.max_grad_norm,
         "optim": "adamw_torch",
+        "use_cpu": not on_gpu,
+        "use_cpu": not on_gpu,
         "bf16": params.dtype == "bfloat16" or (params.dtype == "auto" and on_gpu),
         "gradient_checkpointing": params.gradient_checkpointing,
         "seed": job.seed,
@@ -140,11 +163,8 @@ def _trainer(run: Run, folder: Path, progress: Progress | None) -> tuple[Any, An
     """The method's trainer, its watch, and the checkpoint that it goes on from."""
     from transformers.trainer_callback import PrinterCallback
 
-    from transformers.utils import logging
-
     from trainers.loop import MARKER, Watch
 
-    logging.disable_progress_bar()  # of weights being written, which would tear the display of a run
     trainer = module(METHODS, run.job.method).build(run)
     trainer.remove_callback(PrinterCallback)
     store = run.job.store if trainer.accelerator.is_main_process else None
