@@ -1,13 +1,17 @@
 """Everything a report shows, as it was gathered once from the store (reports/gather.py). Sections read nothing else."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from __future__ import annotations
 
-from evals.forgetting import Comparison
-from evals.panels import Panel
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
 from refinery.records import Score
 from refinery.spec import Spec
 from refinery.store import Row, Store
+
+if TYPE_CHECKING:  # needs scipy, which a run that only refines does without
+    from evals.forgetting import Comparison
+    from evals.panels import Panel
 
 VALIDATION = "heldout_validation"
 """The benchmark that settings are chosen on: the spec's own validation split."""

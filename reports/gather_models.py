@@ -1,14 +1,18 @@
 """Read what a report shows of trained models from the store: weights, scores, what was forgotten, tuning."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from evals.forgetting import Comparison, compare_panels
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 from evals.panels import BASE, Panel, load
 from refinery.spec import Spec
 from refinery.store import Row, Store
 from reports import table
 from reports.data import VALIDATION, ItemShown, Trial, is_primary
+
+if TYPE_CHECKING:
+    from evals.forgetting import Comparison
 
 ITEMS_SHOWN = 3
 
@@ -57,6 +61,8 @@ def comparison(
     )
     if not any(set(panel.values) - {BASE} for panel in loaded.found):
         return [], None
+    from evals.forgetting import compare_panels  # needs scipy, which a run that only refines does without
+
     baseline = spec.report.baseline or next(iter(methods))
     return loaded.found, compare_panels(loaded, baseline=baseline, margin=spec.report.margin)
 

@@ -1,13 +1,16 @@
 """Base and methods in one small table, for the terminal at the end of a run and for the top of the report."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
-from evals.forgetting import Comparison, Effect, Estimate
 from reports import table
 from reports.blocks import Column, Mono, Table, Text, plain
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+    from evals.forgetting import Comparison, Effect, Estimate
 
 BASE = "base"
 
@@ -42,7 +45,7 @@ NOTE = (
 )
 
 
-def terminal_table(comparison: Comparison) -> "RichTable":
+def terminal_table(comparison: Comparison) -> RichTable:
     """The same for a terminal."""
     from rich.table import Table as RichTable
     from rich.text import Text as RichText

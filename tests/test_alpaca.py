@@ -93,24 +93,28 @@ def leak(text: str, given: str) -> bool:
 
 
 def encode(texts: list[str]) -> np.ndarray:
-    """sentence-transformers for what fits its window; the rest as token-weighted mean of its embeddings of pieces."""
+    """sentence-transformers for what fits its window; the rest by plain transformers, mean-pooled window by window."""
+    import torch
     from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel
 
-    model = SentenceTransformer(str(Encoder().folder), device="cpu")
-    pieces, owner, weight = [], [], []
-    for i, text in enumerate(texts):
-        spans = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans = spans["offset_mapping"]
-        for at in range(0, len(spans), WINDOW):
-            some = spans[at : at + WINDOW]
-            pieces.append(text[some[0][0] : some[-1][1]])
-            owner.append(i)
-            weight.append(len(some))
-    vectors = model.encode(pieces, batch_size=32, normalize_embeddings=True).astype(np.float64)
-    total = np.zeros((len(texts), vectors.shape[1]))
-    for i, w, vector in zip(owner, weight, vectors, strict=True):
-        total[i] += w * vector
-    return total / np.linalg.norm(total, axis=1, keepdims=True)
+    folder = str(Encoder().folder)
+    whole, plain = SentenceTransformer(folder, device="cpu"), AutoModel.from_pretrained(folder).eval()
+    tokenizer = whole.tokenizer
+    ids = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    vectors = whole.encode(texts, batch_size=16).astype(np.float64)
+
+    def piece(some: list[int]) -> np.ndarray:
+        batch = torch.tensor([[tokenizer.cls_token_id, *some, tokenizer.sep_token_id]])
+        with torch.inference_mode():
+            mean = plain(input_ids=batch).last_hidden_state[0].double().mean(0).numpy()
+        return mean / np.linalg.norm(mean)
+
+    for i, row in enumerate(ids):
+        if len(row) > WINDOW:
+            parts = [row[at : at + WINDOW] for at in range(0, len(row), WINDOW)]
+            vectors[i] = sum(len(part) * piece(part) for part in parts)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 LIMITS = [200, pytest.param(2000, marks=pytest.mark.slow)]

@@ -131,7 +131,6 @@ def _arguments(job: TrainJob, folder: Path, total: int, on_gpu: bool) -> dict[st
         "max_grad_norm": params.max_grad_norm,
         "optim": "adamw_torch",
         "use_cpu": not on_gpu,
-        "use_cpu": not on_gpu,
         "bf16": params.dtype == "bfloat16" or (params.dtype == "auto" and on_gpu),
         "gradient_checkpointing": params.gradient_checkpointing,
         "seed": job.seed,

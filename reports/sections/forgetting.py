@@ -1,11 +1,17 @@
 """Benchmark by benchmark: what each method changed against the base, and what the named ratios say."""
 
-from evals.forgetting import Effect, MethodResult
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from reports import plots, table
 from reports.blocks import Block, Bullets, Column, Details, Figure, Heading, Mono, Paragraph, Span, Strong, Table, Text
 from reports.data import ReportData
 from reports.sections.summary import span
 from reports.terminal import in_order
+
+if TYPE_CHECKING:
+    from evals.forgetting import Effect, MethodResult
 
 
 def render(data: ReportData) -> list[Block]:

@@ -1,15 +1,20 @@
 """The verdict in plain sentences, the comparison behind it, and what it does not show."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evals.forgetting import Comparison, Effect, Estimate
 from evals.panels import BASE
 from reports import plots, table
 from reports.blocks import Block, Bullets, Column, Figure, Heading, Mono, Paragraph, Span, Strong, Table, Text
 from reports.data import ReportData
 from reports.terminal import comparison_table, in_order
+
+if TYPE_CHECKING:
+    from evals.forgetting import Comparison, Effect, Estimate
 
 LAB = (
     "These figures come from the lab, a small made-up world with a model of about a million parameters. They show that "

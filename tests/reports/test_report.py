@@ -4,7 +4,10 @@ To accept a changed report: REFINERY_GOLDEN=write pytest tests/reports/test_repo
 """
 
 import os
+import pickle
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -273,6 +276,27 @@ def test_a_run_without_training_has_a_report(refined_only: SimpleNamespace, tmp_
     assert headings == ["Summary", "Refinement funnel", "Raw against refined", "Examples", "Provenance"]
     assert "There is no comparison of models: nothing was trained." in text
     assert gather(refined_only.store, refined_only.spec).comparison is None
+
+
+def test_a_run_without_training_needs_neither_scipy_nor_matplotlib(
+    refined_only: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Both come with extras that refining does without."""
+    spec = tmp_path / "spec.pickle"
+    spec.write_bytes(pickle.dumps(refined_only.spec))
+    code = f"""
+import pickle, sys
+from pathlib import Path
+sys.modules.update(dict.fromkeys(("scipy", "matplotlib", "torch", "transformers", "pyarrow", "lm_eval")))
+from refinery.store import Store
+from reports import report, svg
+svg.available = lambda: False
+spec = pickle.loads(Path({str(spec)!r}).read_bytes())
+report.build(Store({str(refined_only.store.path)!r}), spec, Path({str(tmp_path)!r}))
+"""
+    root = Path(report.__file__).parent.parent
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+    assert "The chart needs matplotlib" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_store_without_the_spec_is_refused_in_one_line(toy: SimpleNamespace, tmp_path: Path) -> None:
