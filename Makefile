@@ -11,7 +11,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -o timeout=1800
 
 lint: .venv/ready
 	$(BIN)/ruff check .
