@@ -9,7 +9,7 @@ import numpy as np
 
 from refinery.context import Context
 from refinery.errors import RowError
-from refinery.models.base import Likelihood, Model, Reply, Sampling
+from refinery.models.base import Likelihood, Model, Prompt, Reply, Sampling
 from refinery.models.batcher import Batcher
 from refinery.models.cache import generation_digest, likelihood_digest, reusable
 from refinery.records import Message
@@ -177,8 +177,8 @@ class _Stored:
     identity: str
     lookup: _Lookup
 
-    async def generate(self, messages: list[Message], sampling: Sampling, sample: int = 0) -> Reply:
-        rows = await self.lookup.generations(generation_digest(self.identity, messages, sampling, sample))
+    async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
+        rows = await self.lookup.generations(generation_digest(self.identity, prompt, sampling, sample))
         row = reusable(rows or (), sampling.max_tokens)
         if row is None:
             raise RowError("not_asked")
@@ -191,6 +191,9 @@ class _Stored:
             raise RowError("not_asked")
         self.lookup.found += 1
         return Likelihood(row["logprobs"])
+
+    async def user_slot(self) -> str:
+        raise RowError("not_asked")
 
     async def close(self) -> None:
         pass

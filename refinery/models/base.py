@@ -1,13 +1,17 @@
 """What every backend answers with, and the one interface they share."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from refinery.errors import RowError
 from refinery.records import Message
 
 FinishReason = Literal["stop", "length"]
+
+Prompt = list[Message] | str
+"""What an answer is asked to: chat messages, which end with an assistant turn where that turn is to be continued; or
+a raw text to be completed, without a chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these texts."""
     seed: int = 0
+    schema: dict[str, Any] | None = field(default=None, hash=False)
+    """A JSON Schema that the answer must follow, where the backend can hold it to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +73,29 @@ class Model(Protocol):
     identity: str
     """What is asked, wherever it runs: the weights' digest, or a served model's name and provider."""
 
-    async def generate(self, messages: list[Message], sampling: Sampling, sample: int = 0) -> Reply:
-        """An answer to chat `messages`. `sample` counts the draws from one prompt: each index is its own noise."""
+    async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
+        """An answer to `prompt`, or what follows it. `sample` counts the draws from one prompt: each is its own
+        noise."""
         ...
 
     async def loglikelihood(self, messages: list[Message], continuation: str) -> Likelihood:
-        """Log-probabilities of `continuation` as the assistant's turn after `messages`."""
+        """Log-probabilities of `continuation` as the assistant's turn after `messages`, or as what follows in it."""
+        ...
+
+    async def user_slot(self) -> str:
+        """The chat template's text up to where the user's words begin."""
         ...
 
     async def close(self) -> None: ...
+
+
+def continues(prompt: Prompt) -> bool:
+    """Whether the prompt is a chat whose last turn, the assistant's, is to be continued."""
+    return not isinstance(prompt, str) and bool(prompt) and prompt[-1]["role"] == "assistant"
+
+
+def texts_of(prompt: Prompt) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
 
 
 def check_text(*texts: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from refinery.journal import Journal
-from refinery.models.base import Likelihood, Model, Reply, Sampling, check_text
+from refinery.models.base import Likelihood, Model, Prompt, Reply, Sampling, check_text, continues, texts_of
 from refinery.models.batcher import Batcher
 from refinery.records import Message, digest
 from refinery.store import Store, now
@@ -21,14 +21,20 @@ Answer = TypeVar("Answer", Reply, Likelihood)
 LOOKUP_BATCH = 2000
 
 
-def generation_digest(identity: str, messages: Sequence[Message], sampling: Sampling, sample: int) -> str:
+def generation_digest(identity: str, prompt: Prompt, sampling: Sampling, sample: int) -> str:
     """Names the answer to this request. It also seeds the sampling noise, so equal requests draw equal text."""
-    asked = {"messages": list(messages), "sampling": _shape(sampling), "sample": sample}
-    return digest({"kind": "generate", "model": identity, **asked})
+    asked = {**_asked(prompt), "sampling": _shape(sampling), "sample": sample}
+    return digest({"kind": "complete" if isinstance(prompt, str) else "generate", "model": identity, **asked})
 
 
-def likelihood_digest(identity: str, messages: Sequence[Message], continuation: str) -> str:
-    return digest({"kind": "score", "model": identity, "messages": list(messages), "continuation": continuation})
+def likelihood_digest(identity: str, messages: list[Message], continuation: str) -> str:
+    return digest({"kind": "score", "model": identity, **_asked(messages), "continuation": continuation})
+
+
+def _asked(prompt: Prompt) -> dict[str, Any]:
+    if isinstance(prompt, str):
+        return {"text": prompt}
+    return {"messages": prompt, **({"continue": True} if continues(prompt) else {})}
 
 
 def reusable(rows: Iterable[Mapping[str, Any]], max_tokens: int) -> Mapping[str, Any] | None:
@@ -68,9 +74,9 @@ class CachedModel:
             "likelihoods": Batcher(_each(store.likelihoods), max_batch=LOOKUP_BATCH, name="cache"),
         }
 
-    async def generate(self, messages: list[Message], sampling: Sampling, sample: int = 0) -> Reply:
-        check_text(*(message["content"] for message in messages))
-        name = generation_digest(self.identity, messages, sampling, sample)
+    async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
+        check_text(*texts_of(prompt))
+        name = generation_digest(self.identity, prompt, sampling, sample)
 
         async def answer() -> Reply:
             found = self.journal.find("generations", (name, sampling.max_tokens)) or reusable(
@@ -78,8 +84,8 @@ class CachedModel:
             )
             if found:
                 return Reply(**{key: found[key] for key in _REPLY}, cached=True)
-            reply = await self.model.generate(messages, sampling, sample)
-            request = {"messages": messages, "sample": sample, "sampling": _shape(sampling)}
+            reply = await self.model.generate(prompt, sampling, sample)
+            request = {**_asked(prompt), "sample": sample, "sampling": _shape(sampling)}
             row = {key: getattr(reply, key) for key in _REPLY}
             row |= {"digest": name, "model": self.identity, "request": request, "max_tokens": sampling.max_tokens}
             self.journal.append("generations", {**row, "created_at": now().isoformat()})
@@ -104,6 +110,9 @@ class CachedModel:
             return likelihood
 
         return self._counted(await self._once((name,), answer))
+
+    async def user_slot(self) -> str:
+        return await self.model.user_slot()
 
     async def close(self) -> None:
         for lookup in self._lookups.values():
@@ -158,10 +167,11 @@ def _each(find: Callable[[Sequence[str]], Mapping[str, Any]]) -> Callable[[list[
 
 def _shape(sampling: Sampling) -> dict[str, Any]:
     """What of the sampling shapes an answer: everything but max_tokens."""
-    return {
+    shape = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "stop": list(sampling.stop),
         "seed": sampling.seed,
     }
+    return shape if sampling.schema is None else {**shape, "schema": sampling.schema}

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from refinery.errors import RowError, UserError
-from refinery.models.base import Likelihood, Reply, Sampling, check_text
+from refinery.models.base import Likelihood, Prompt, Reply, Sampling, check_text, continues, texts_of
 from refinery.models.cache import generation_digest
 from refinery.records import Message
 
@@ -54,15 +54,16 @@ class OpenAIModel:
         if not spec.base_url:
             raise UserError(f"{_place(spec, name)}: backend openai needs a base_url, such as http://localhost:8000/v1")
         self.spec, self.identity, self.place = spec, identity, _place(spec, name)
-        self.url = spec.base_url.rstrip("/") + "/chat/completions"
+        self.url = spec.base_url.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
         self._slots: asyncio.Semaphore | None = None
         self._answered = self._failed = 0
         self._stop: UserError | None = None
 
-    async def generate(self, messages: list[Message], sampling: Sampling, sample: int = 0) -> Reply:
-        check_text(*(message["content"] for message in messages))
-        body = json.dumps(self._body(messages, sampling, sample)).encode("ascii")
+    async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
+        check_text(*texts_of(prompt))
+        url = self.url + ("/completions" if isinstance(prompt, str) else "/chat/completions")
+        body = json.dumps(self._body(prompt, sampling, sample)).encode("ascii")
         session, slots = self._open()
         tries = 0
         while True:
@@ -70,7 +71,7 @@ class OpenAIModel:
                 async with slots:
                     if self._stop:
                         raise self._stop
-                    reply = await self._try(session, body)
+                    reply = await self._try(session, url, body)
                 self._answered += 1
                 return reply
             except _Failure as failure:
@@ -85,17 +86,23 @@ class OpenAIModel:
     async def loglikelihood(self, messages: list[Message], continuation: str) -> Likelihood:
         raise UserError(f"{self.place}: scoring text needs a backend that scores text (transformers)")
 
+    async def user_slot(self) -> str:
+        raise UserError(f"{self.place}: the chat template is the server's own; name a model with backend: transformers")
+
     async def close(self) -> None:
         if self._session:
             await self._session.close()
             self._session = None
 
-    def _body(self, messages: list[Message], sampling: Sampling, sample: int) -> dict[str, Any]:
+    def _body(self, prompt: Prompt, sampling: Sampling, sample: int) -> dict[str, Any]:
         """Parameters at their neutral value are left out: not every server knows each of them."""
-        body: dict[str, Any] = {"model": self.spec.model, "messages": messages, "max_tokens": sampling.max_tokens}
+        key = "prompt" if isinstance(prompt, str) else "messages"
+        body: dict[str, Any] = {"model": self.spec.model, key: prompt, "max_tokens": sampling.max_tokens}
         body["temperature"] = sampling.temperature
+        if continues(prompt):
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
         if sampling.temperature > 0:
-            name = generation_digest(self.identity, messages, sampling, sample)
+            name = generation_digest(self.identity, prompt, sampling, sample)
             body["seed"] = int(name[:8], 16) >> 1  # 31 bits: one for each request, so that samples differ
             if sampling.top_p < 1:
                 body["top_p"] = sampling.top_p
@@ -103,16 +110,19 @@ class OpenAIModel:
                 body["top_k"] = sampling.top_k
         if sampling.stop:
             body["stop"] = list(sampling.stop)
+        if sampling.schema is not None:
+            answer = {"name": "answer", "schema": sampling.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": answer}
         body |= self.spec.extra_body
         return {key: value for key, value in body.items() if value is not None}
 
-    async def _try(self, session: aiohttp.ClientSession, body: bytes) -> Reply:
+    async def _try(self, session: aiohttp.ClientSession, url: str, body: bytes) -> Reply:
         try:
-            async with session.post(self.url, data=body, allow_redirects=False) as response:
+            async with session.post(url, data=body, allow_redirects=False) as response:
                 content = await response.read()
                 status, headers = response.status, response.headers
         except aiohttp.ConnectionTimeoutError:
-            raise _Failure("unreachable", f"no connection to {self.url} in time") from None
+            raise _Failure("unreachable", f"no connection to {url} in time") from None
         except TimeoutError:
             raise _Failure("timeout", f"no answer within {self.spec.timeout:g} s") from None
         except aiohttp.ClientConnectorError as error:
@@ -170,7 +180,7 @@ class OpenAIModel:
         try:
             data = json.loads(content)
             choice = data["choices"][0]
-            message = choice["message"]
+            message = {"content": choice["text"]} if "text" in choice else choice["message"]
             text, reason = message["content"], choice.get("finish_reason")
             usage = data.get("usage") or {}
             tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)

@@ -6,13 +6,15 @@ rounding of matrix products, which differs with the shape of a batch: harmless i
 flip a token whose lead over the next is smaller than the rounding.
 """
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from refinery.errors import RowError, UserError
-from refinery.models.base import Likelihood, Reply, Sampling, check_text
+from refinery.models import tokens
+from refinery.models.base import Likelihood, Prompt, Reply, Sampling, check_text, texts_of
 from refinery.models.batcher import Batcher
 from refinery.models.cache import generation_digest
 from refinery.models.weights import resolve
@@ -81,14 +83,17 @@ class TransformersModel:
         self._generations = Batcher(self._generate, max_batch=spec.batch_size, name="generate")
         self._likelihoods = Batcher(self._score, max_batch=spec.batch_size, name="score")
 
-    async def generate(self, messages: list[Message], sampling: Sampling, sample: int = 0) -> Reply:
-        check_text(*(message["content"] for message in messages))
-        name = generation_digest(self.identity, messages, sampling, sample)
-        return await self._generations((messages, sampling, name))
+    async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
+        check_text(*texts_of(prompt))
+        name = generation_digest(self.identity, prompt, sampling, sample)
+        return await self._generations((prompt, sampling, name))
 
     async def loglikelihood(self, messages: list[Message], continuation: str) -> Likelihood:
         check_text(continuation, *(message["content"] for message in messages))
         return await self._likelihoods((messages, continuation))
+
+    async def user_slot(self) -> str:
+        return await asyncio.to_thread(lambda: tokens.user_slot(self._model()[1], self._options(), self.place))
 
     async def close(self) -> None:
         """Stops a batch under way at its next token."""
@@ -113,21 +118,21 @@ class TransformersModel:
         own = getattr(self._model()[0].config.get_text_config(), "max_position_embeddings", None)
         return min(length for length in (own, self.spec.max_context, 1 << 30) if length)
 
-    def _prompt(self, messages: list[Message]) -> list[int]:
-        options = self.spec.extra_body.get("chat_template_kwargs", {})
-        _, tokenizer = self._model()
-        found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **options)
-        return list(found)
+    def _options(self) -> dict[str, Any]:
+        return self.spec.extra_body.get("chat_template_kwargs", {})
 
-    def _generate(self, requests: list[tuple[list[Message], Sampling, str]]) -> list[Reply | Exception]:
+    def _prompt(self, prompt: Prompt) -> list[int]:
+        return tokens.prompt_ids(self._model()[1], prompt, self._options())
+
+    def _generate(self, requests: list[tuple[Prompt, Sampling, str]]) -> list[Reply | Exception]:
         from refinery.models import decoding
 
         model, tokenizer = self._model()
         context = self._context()
         answers: list[Reply | Exception] = []
         rows = []
-        for index, (messages, sampling, name) in enumerate(requests):
-            prompt = self._prompt(messages)
+        for index, (asked, sampling, name) in enumerate(requests):
+            prompt = self._prompt(asked)
             answers.append(_too_long(len(prompt), context))
             if len(prompt) < context:
                 limit = min(sampling.max_tokens, context - len(prompt))

@@ -1,0 +1,36 @@
+"""Token ids of what a model is asked: one way for every backend that has the tokenizer, so that all ask the same."""
+
+from typing import Any
+
+from refinery.errors import UserError
+from refinery.models.base import Prompt, continues
+
+MARK = "user-words-begin-here"
+
+
+def prompt_ids(tokenizer: Any, prompt: Prompt, options: dict[str, Any]) -> list[int]:
+    """Ids of chat messages in the tokenizer's template, ready for the assistant's words; of a last assistant turn,
+    up to its last word; of a raw text, with the special tokens that the tokenizer puts around text unless it begins
+    with them. `options` go to the template."""
+    if isinstance(prompt, str):
+        begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+        return list(tokenizer(prompt, add_special_tokens=not begun)["input_ids"])
+    go_on = continues(prompt)
+    if go_on and not prompt[-1]["content"].strip():
+        prompt, go_on = prompt[:-1], False
+    found = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=not go_on, continue_final_message=go_on, return_dict=False, **options
+    )
+    return list(found)
+
+
+def user_slot(tokenizer: Any, options: dict[str, Any], place: str) -> str:
+    """The chat template's text up to where the words of a first user turn begin."""
+    message = {"role": "user", "content": MARK}
+    text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=False, **options)
+    before, mark, _ = str(text).partition(MARK)
+    if not mark:
+        raise UserError(
+            f"{place}: its chat template does not show the user's words, so nothing can stand in their place"
+        )
+    return before
