@@ -24,6 +24,8 @@ class Provider(Protocol):
 
     async def embed(self, encoder: str, texts: list[str]) -> np.ndarray: ...
 
+    async def count_tokens(self, model: str, texts: list[str]) -> list[int]: ...
+
 
 class Context:
     """One step's access to models and encoders. Calls of many rows run side by side; each may raise RowError."""
@@ -84,6 +86,10 @@ class Context:
     async def embed(self, encoder: str, texts: list[str]) -> np.ndarray:
         """(n, d) float32 unit vectors in the order of `texts`; a text without a token gives a zero vector."""
         return await self._provider.embed(encoder, texts)
+
+    async def count_tokens(self, model: str, texts: list[str]) -> list[int]:
+        """Tokens of each text for that model, without special tokens. UserError where its tokenizer is not at hand."""
+        return await self._provider.count_tokens(model, texts)
 
     async def map(
         self, function: Callable[[Item], Awaitable[Result]], items: Iterable[Item]

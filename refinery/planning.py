@@ -167,6 +167,9 @@ class _Lookup:
     async def embed(self, encoder: str, texts: list[str]) -> np.ndarray:
         raise RowError("not_asked")
 
+    async def count_tokens(self, model: str, texts: list[str]) -> list[int]:
+        raise RowError("not_asked")
+
     def close(self) -> None:
         self.generations.close()
         self.likelihoods.close()

@@ -12,6 +12,7 @@ from refinery.encoder import Encoder
 from refinery.journal import Journal
 from refinery.models.batcher import Batcher
 from refinery.models.cache import CachedModel, Counts
+from refinery.models.counting import TokenCounter
 from refinery.spec import ModelSpec
 from refinery.store import Store
 
@@ -26,6 +27,7 @@ class Services:
         self.specs, self.store, self.journal = specs, store, journal
         self._models: dict[str, CachedModel] = {}
         self._encoders: dict[str, Batcher[list[str], np.ndarray]] = {}
+        self._counters: dict[str, TokenCounter] = {}
         self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def model(self, name: str) -> CachedModel:
@@ -44,6 +46,11 @@ class Services:
                 run = lambda rows: _embed(opened, rows)  # noqa: E731
                 self._encoders[encoder] = Batcher(run, max_batch=ENCODER_BATCH, name="encoder")
         return await self._encoders[encoder](texts)
+
+    async def count_tokens(self, model: str, texts: list[str]) -> list[int]:
+        """By the model's tokenizer; its weights stay where they are."""
+        counter = self._counters.setdefault(model, TokenCounter(self.specs[model], model))
+        return await asyncio.to_thread(counter.count, texts)
 
     def counts(self) -> Counts:
         """What all models were asked so far."""
