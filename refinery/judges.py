@@ -7,7 +7,7 @@ what gave it, "program:likelihood" or "model:<name>", so that a program is never
 import asyncio
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from refinery.context import Context
 from refinery.errors import RowError
 from refinery.records import Example
 from refinery.spec_types import ModelName, OpParams, Template
+from refinery.structured import parse_json
 from refinery.templates import render
 
 Program = Literal["answer_agreement", "likelihood", "answer_and_likelihood"]
@@ -127,6 +128,8 @@ async def _compute(judge: Program, example: Example, candidate: str, rule: Rule,
     if judge == "answer_agreement":
         return 1.0
     likelihood = await ctx.loglikelihood(rule.model, example.prompt, candidate)
+    if not likelihood.tokens:
+        raise RowError("empty_response")
     return math.exp(min(likelihood.mean, 0.0))
 
 
@@ -136,6 +139,56 @@ _NUMBER = re.compile(r"(?:(?:score|grade)\s*[:=]\s*)?\**(0(?:\.[0-9]+)?|1(?:\.0+
 def parse(text: str) -> float | None:
     """The number that is the whole reply, from 0 to 1, or None. Accepts a label ("Score: 0.8"), emphasis, a full stop
     and a reasoning block in front; refuses 8/10, 85%, 1.2, 0,8 and numbers in prose, where a guess would be needed."""
-    bare = re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL).strip().strip("*`").strip()
-    match = _NUMBER.fullmatch(bare)
+    match = _NUMBER.fullmatch(without_thinking(text).strip("*`").strip())
     return float(match[1]) if match else None
+
+
+def parse_rubric(text: str, criteria: Iterable[str], scale: tuple[int, int]) -> dict[str, float | None]:
+    """A score for each criterion from a reply with several, None for each that the reply does not plainly give.
+
+    Read are a JSON object with the criteria as keys (alone, or fenced), or else lines of their own: "accuracy: 4",
+    "- **Accuracy**: 4/5" with the scale's top below the stroke; other lines are left aside. A score off the scale, a
+    word, a truth value, and a criterion that is scored twice and differently are None: nothing is guessed or clipped.
+    """
+    bare = without_thinking(text)
+    try:
+        found = _scores_in_json(bare)
+    except ValueError:
+        found = _scores_in_lines(bare, scale[1])
+    return {name: _on_scale(found.get(name.casefold(), []), scale) for name in criteria}
+
+
+def without_thinking(text: str) -> str:
+    """The reply less a reasoning block in front."""
+    return re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL).strip()
+
+
+_LINE = re.compile(r"(?:[-*•]|[0-9]+[.)])?\s*[*_`\"]*([^:=*_`\"]+)[*_`\"]*\s*[:=]\s*[*_`]*(.+?)[*_`.,;]*")
+_VALUE = re.compile(r"([0-9]+(?:\.[0-9]+)?)[*_`]*(?:\s*/\s*([0-9]+))?")
+
+
+def _scores_in_json(text: str) -> dict[str, list[float]]:
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    numbers = {k: v for k, v in value.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    found: dict[str, list[float]] = {}
+    for name, score in numbers.items():
+        found.setdefault(name.strip().casefold(), []).append(float(score))
+    return found
+
+
+def _scores_in_lines(text: str, top: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line.strip())
+        score = _VALUE.fullmatch(match[2].strip()) if match else None
+        if match and score and score[2] in (None, str(top)):
+            found.setdefault(match[1].strip().casefold(), []).append(float(score[1]))
+    return found
+
+
+def _on_scale(scores: list[float], scale: tuple[int, int]) -> float | None:
+    if len(set(scores)) != 1 or not scale[0] <= scores[0] <= scale[1]:
+        return None
+    return scores[0]
