@@ -6,7 +6,8 @@ the configuration is locked, and only then does the user's query run, which must
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,19 @@ LOCKS = (
     "SET lock_configuration = true",
 )
 BATCH = 1000
+MAX_OBJECT = 268_435_456
+"""Bytes of one row, at most."""
 
-Table = Path | Sequence[Mapping[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows at hand whose columns are of given DuckDB types, so that a text that looks like a date stays a text."""
+
+    rows: Iterable[Mapping[str, Any]]
+    types: Mapping[str, str]
+
+
+Table = Path | Sequence[Mapping[str, Any]] | Rows
 
 
 def query(sql: str, tables: Mapping[str, Table]) -> list[dict[str, Any]]:
@@ -91,8 +103,36 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> Non
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
-        file.write_text("".join(json.dumps(dict(row)) + "\n" for row in table), "utf-8")
-        _load(connection, name, file)
+        rows = table.rows if isinstance(table, Rows) else table
+        with file.open("w", encoding="utf-8") as written:
+            written.writelines(json.dumps(dict(row)) + "\n" for row in rows)
+        if not isinstance(table, Rows):
+            _load(connection, name, file)
+            return
+        try:
+            connection.execute(f"CREATE TABLE {target} AS SELECT * FROM {_typed(table.types)}", [str(file)])
+        except duckdb.Error as error:
+            raise UserError(f"sql: table {name}: {_plainly(error)}") from None
+
+
+def _typed(types: Mapping[str, str]) -> str:
+    """read_json for a file whose columns are of these types."""
+    columns = ", ".join(f"{_quoted(name)}: {_quoted(kind)}" for name, kind in types.items())
+    return f"read_json(?, format='newline_delimited', maximum_object_size={MAX_OBJECT}, columns={{{columns}}})"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def write_parquet(rows: Path, target: Path, types: Mapping[str, str]) -> None:
+    """A .jsonl file of rows as Parquet, in its order, each column of the type given. UserError where it cannot be."""
+    try:
+        with _connection() as connection:
+            copy = f"COPY (SELECT * FROM {_typed(types)}) TO {_quoted(str(target))} (FORMAT parquet, COMPRESSION zstd)"
+            connection.execute(copy, [str(rows)])
+    except duckdb.Error as error:
+        raise UserError(f"{target}: {_plainly(error)}") from None
 
 
 def _rows(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
