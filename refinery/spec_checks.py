@@ -29,7 +29,8 @@ def check(draft: Draft) -> None:
     for name, step in draft.spec.graph.items():
         if not draft.is_broken("graph", name, "op"):
             variables = getattr(catalog.module(catalog.OPS, step.op), "VARIABLES", ())
-            _params(draft, ("graph", name), f"op {step.op}", step.params, columns, variables)
+            known = _columns(draft, step.upstream, columns)
+            _params(draft, ("graph", name), f"op {step.op}", step.params, known, variables)
     if draft.spec.train:
         _train(draft, columns)
     if draft.spec.evaluate:
@@ -162,6 +163,25 @@ def _cycles(edges: dict[str, list[str]]) -> list[list[str]]:
     return found
 
 
+def _columns(draft: Draft, steps: Iterable[str], columns: list[str] | None) -> list[str] | None:
+    """The source's columns, and those that these steps and the ones before them add (an op's `columns(params)`); None
+    where a mistake in one of them leaves that open."""
+    found = dict.fromkeys(columns or ())
+    waiting, done = list(steps), set()
+    while waiting:
+        name = waiting.pop()
+        if name in done or name not in draft.spec.graph:
+            continue
+        done.add(name)
+        step = draft.spec.graph[name]
+        waiting += step.upstream
+        module = None if draft.is_broken("graph", name, "op") else catalog.module(catalog.OPS, step.op)
+        if module is None or not isinstance(step.params, module.Params):
+            return None
+        found |= dict.fromkeys(module.columns(step.params) if hasattr(module, "columns") else ())
+    return None if columns is None else list(found)
+
+
 def _params(
     draft: Draft, path: KeyPath, owner: str, params: BaseModel, columns: list[str] | None, variables: Iterable[str]
 ) -> None:
@@ -193,7 +213,8 @@ def _train(draft: Draft, columns: list[str] | None) -> None:
             draft.add((*path, "data"), _unknown("step", method.data, steps))
         if not draft.is_broken(*path, "method"):
             variables = getattr(catalog.module(catalog.METHODS, method.method), "VARIABLES", ())
-            _params(draft, path, f"method {method.method}", method.params, columns, variables)
+            known = _columns(draft, [method.data], columns)
+            _params(draft, path, f"method {method.method}", method.params, known, variables)
     for number, seed in enumerate(train.seeds):
         if seed in train.seeds[:number]:
             draft.add(("train", "seeds", number), f"the seed {seed} is there twice")

@@ -14,8 +14,13 @@ from refinery.errors import RowError
 def parse_json(text: str) -> Any:
     """The one JSON value that is the whole text, or stands in a single code fence that is. ValueError otherwise, for a
     key that is there twice too, and for NaN and Infinity, which JSON does not have."""
+    return json.loads(without_fence(text), object_pairs_hook=_unique, parse_constant=_refuse)
+
+
+def without_fence(text: str) -> str:
+    """What stands in the one code fence that is the whole text, else the text."""
     fenced = re.fullmatch(r"```(?:json)?\s*\n(.*?)\n\s*```", text.strip(), re.DOTALL | re.IGNORECASE)
-    return json.loads(fenced[1] if fenced else text, object_pairs_hook=_unique, parse_constant=_refuse)
+    return (fenced[1] if fenced else text).strip()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
