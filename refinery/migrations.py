@@ -222,7 +222,44 @@ def _evaluation(connection: Any) -> None:
     )
 
 
-MIGRATIONS = [initial]
+def readings(connection: Any) -> None:
+    """A source whose files and settings are known need not be parsed again to know its rows."""
+    create(
+        connection,
+        "readings",
+        "Which source rows came of which files and settings.",
+        [
+            ("key", "VARCHAR", "Digest of the files' bytes and the source's settings."),
+            ("fingerprint", "VARCHAR", "steps.fingerprint of the source they gave."),
+        ],
+    )
+
+
+def preferences(connection: Any) -> None:
+    """Measures of any two steps, and who preferred which side's answers."""
+    connection.execute("ALTER TABLE diagnostics ADD COLUMN against VARCHAR DEFAULT ''")
+    words = "steps.fingerprint of the raw side; empty where it is the reference answers."
+    connection.execute(f"COMMENT ON COLUMN diagnostics.against IS {_quoted(words)}")
+    create(
+        connection,
+        "preferences",
+        "One blind judgement of which of two answers to a question is better.",
+        [
+            ("step", "VARCHAR", "steps.fingerprint of the refined side."),
+            ("against", "VARCHAR", words),
+            ("example_id", "VARCHAR", "The row."),
+            ("rater", "VARCHAR", "A person's name, or a model's name in the spec."),
+            ("kind", "VARCHAR", "human or model."),
+            ("first", "VARCHAR", "Which side was shown first: raw or refined."),
+            ("choice", "VARCHAR", "raw, refined or tie."),
+            ("texts", "VARCHAR", "Digest of the two texts judged; a judgement of other texts does not count."),
+            ("model", "VARCHAR", "Identity of the model that judged; empty for a person."),
+            ("created_at", "TIMESTAMP", "UTC."),
+        ],
+    )
+
+
+MIGRATIONS = [initial, readings, preferences]
 
 
 def pending(connection: Any) -> list[Any]:

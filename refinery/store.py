@@ -228,21 +228,56 @@ class Store:
             rows = [{"step": fingerprint, "example_id": example_id} for example_id in example_ids]
             self._delete(connection, "outcomes", rows, ["step", "example_id"])
 
+    def drop_outcomes(self, fingerprint: str) -> None:
+        """All of a step's."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM outcomes WHERE step = ?", [fingerprint])
+
+    def rename_outcomes(self, draft: str, fingerprint: str) -> None:
+        """Those of `draft` become the step's, in place of all it had."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM outcomes WHERE step = ?", [fingerprint])
+            connection.execute("UPDATE outcomes SET step = ? WHERE step = ?", [fingerprint, draft])
+
     def outcomes(self, fingerprint: str) -> list[Outcome]:
         """Every outcome of a step, dropped rows included, in the step's order."""
-        found: list[Outcome] = []
-        with self._open(write=False) as connection:
-            sql = "SELECT min(position), max(position) FROM outcomes WHERE step = ?"
-            first, last = connection.execute(sql, [fingerprint]).fetchone()
-            page = _OUTCOMES.format("o.step = ? AND o.position BETWEEN ? AND ?")
-            for start in range(first, last + 1, PAGE) if last is not None else ():
-                rows = _rows(connection.execute(page, [fingerprint, start, start + PAGE - 1]))
-                found += [outcome(row) for row in rows]
-        return found
+        return [found for _, found in self.stream(fingerprint)]
 
     def examples(self, fingerprint: str) -> list[Example]:
         """The examples a step hands on, in order."""
-        return [found.example for found in self.outcomes(fingerprint) if found.example is not None]
+        return [found.example for _, found in self.stream(fingerprint) if found.example is not None]
+
+    def stream(
+        self, fingerprint: str, *, split: str | None = None, todo: str | None = None, after: int = -1
+    ) -> Iterator[tuple[int, Outcome]]:
+        """(position, outcome) in the step's order, a page at a time, the file free between pages.
+
+        `split`: only rows of that split, which are never dropped ones. `todo`: only rows of which the step of that
+        fingerprint has no outcome yet. `after`: only rows behind that position.
+        """
+        where = "o.step = ? AND o.position BETWEEN ? AND ?"
+        more: list[Any] = []
+        if split is not None:
+            where, more = f"{where} AND e.split = ?", [*more, split]
+        if todo is not None:
+            where = f"{where} AND o.example_id NOT IN (SELECT example_id FROM outcomes WHERE step = ?)"
+            more = [*more, todo]
+        (span,) = self.query(
+            "SELECT min(position) AS first, max(position) AS last FROM outcomes WHERE step = ?", [fingerprint]
+        )
+        if span["last"] is None:
+            return
+        for start in range(max(span["first"], after + 1), span["last"] + 1, PAGE):
+            for row in self.query(_OUTCOMES.format(where), [fingerprint, start, start + PAGE - 1, *more]):
+                yield row["position"], outcome(row)
+
+    def reading(self, key: str) -> str | None:
+        """The fingerprint of the source that was read under this key (sources.reading_key), where it is here."""
+        row = _only(self.query("SELECT fingerprint FROM readings WHERE key = ?", [key]))
+        return row["fingerprint"] if row else None
+
+    def add_reading(self, key: str, fingerprint: str) -> None:
+        self.replace("readings", [{"key": key, "fingerprint": fingerprint}], ["key"])
 
     def lineage(self, example_id: str) -> list[tuple[Row, Outcome]]:
         """Every (step, outcome) of one example, oldest step first."""
@@ -362,14 +397,24 @@ class Store:
         where = "checkpoint = coalesce(?, checkpoint) AND benchmark = coalesce(?, benchmark)"
         return self.query(f"SELECT * FROM {table} WHERE {where} ORDER BY {order}", [checkpoint, benchmark])
 
-    def add_diagnostics(self, step_fingerprint: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows of family, name, value, n, low, high, detail."""
-        rows = [{"step": step_fingerprint, **row} for row in rows]
-        self.replace("diagnostics", rows, ["step", "family", "name"])
+    def add_diagnostics(self, step_fingerprint: str, rows: Sequence[Mapping[str, Any]], against: str = "") -> None:
+        """Rows of family, name, value, n, low, high, detail; they replace all that the families had. `against`: the
+        fingerprint of the step that the measures compare with, empty for the reference answers."""
+        rows = [{"step": step_fingerprint, "against": against, **row} for row in rows]
+        self.replace("diagnostics", rows, ["step", "against", "family"])
 
-    def diagnostics(self, step_fingerprint: str) -> list[Row]:
-        sql = "SELECT * EXCLUDE (step) FROM diagnostics WHERE step = ? ORDER BY family, name"
-        return self.query(sql, [step_fingerprint])
+    def diagnostics(self, step_fingerprint: str, against: str = "") -> list[Row]:
+        sql = """SELECT * EXCLUDE (step, against) FROM diagnostics WHERE step = ? AND against = ?
+                 ORDER BY family, name"""
+        return self.query(sql, [step_fingerprint, against])
+
+    def add_preferences(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Judgements with every column of the table; a rater's later one in the same order replaces the earlier."""
+        self.replace("preferences", rows, ["step", "against", "example_id", "rater", "kind", "first"])
+
+    def preferences(self, step_fingerprint: str, against: str = "") -> list[Row]:
+        sql = "SELECT * FROM preferences WHERE step = ? AND against = ? ORDER BY kind, rater, example_id, first"
+        return self.query(sql, [step_fingerprint, against])
 
 
 _OUTCOMES = """

@@ -24,12 +24,14 @@ ROOT = Path(__file__).parent.parent
 
 LAYOUT = """
 checkpoints: fingerprint run_id name method role seed params data_fingerprint base path status manifest started_at finished_at
-diagnostics: step family name value n low high detail
+diagnostics: step family name value n low high detail against
 examples: body prompt answer split parents meta
 generations: digest model request max_tokens text finish_reason prompt_tokens completion_tokens created_at
 likelihoods: digest model request logprobs created_at
 migrations: name applied_at
 outcomes: step position example_id action reason detail transient scores body response candidates fell_back
+preferences: step against example_id rater kind first choice texts model created_at
+readings: key fingerprint
 runs: id name spec spec_digest versions status started_at finished_at
 samples: checkpoint benchmark metric item value prompt target response fingerprint
 scores: checkpoint benchmark metric value low high n fingerprint higher_is_better settings
