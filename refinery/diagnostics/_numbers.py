@@ -1,15 +1,16 @@
-"""What every family of measures shares: a row, a sample of the pairs, an interval for a mean, a histogram."""
+"""What every family of measures shares: a row, intervals for means, shares and ratios, a histogram, p by exchange."""
 
-import hashlib
 import math
-from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 Row = dict[str, Any]
 Interval = tuple[float | None, float | None]
+Meanings = dict[str, tuple[str, str]]
+"""Name of a measure to (what it is called, a sentence on how to read it)."""
 
 BINS = 20
 PERMUTATIONS = 1000
@@ -63,22 +64,39 @@ def t_975(df: int) -> float:
     )
 
 
-def pick(raw: Sequence[str], limit: int, seed: int) -> np.ndarray:
-    """Indices, ascending, of at most `limit` pairs drawn at random, told by their raw answers.
+def wilson(count: float, n: int) -> Interval:
+    """95% interval of a share (Wilson 1927); none for no rows. `count` may hold halves."""
+    if not n:
+        return None, None
+    share, z2 = count / n, _Z * _Z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
-    Each pair is drawn by the digest of its raw answer (and of how many equal ones came before it), not by its place:
-    the steps of one graph, and all rows and part of them, are then mostly measured on the same pairs, whose texts need
-    not be encoded again.
-    """
-    if len(raw) <= limit:
-        return np.arange(len(raw))
-    before: Counter[str] = Counter()
-    keys = []
-    for text in raw:
-        key = f"{seed} {before[text]} {text}".encode("utf-8", "replace")
-        keys.append(hashlib.blake2b(key, digest_size=8).digest())
-        before[text] += 1
-    return np.sort(np.argsort(np.frombuffer(b"".join(keys), dtype=np.uint64), kind="stable")[:limit])
+
+def share_row(family: str, name: str, flags: np.ndarray, **detail: Any) -> Row:
+    """The share of True with its Wilson interval."""
+    count, n = int(np.sum(flags)), len(flags)
+    return row(family, name, count / n if n else None, n, wilson(count, n), **{**detail, "count": count})
+
+
+def side_rows(family: str, name: str, raw: np.ndarray, refined: np.ndarray, **detail: Any) -> list[Row]:
+    """<name>_raw, <name>_refined and <name>_change: shares (of True) or means, and the mean paired difference."""
+    one = share_row if raw.dtype == bool else mean_row
+    sides = [one(family, f"{name}_{side}", values) for side, values in (("raw", raw), ("refined", refined))]
+    return [*sides, mean_row(family, f"{name}_change", refined.astype(float) - raw.astype(float), **detail)]
+
+
+def ratio_row(family: str, name: str, top: np.ndarray, bottom: np.ndarray, **detail: Any) -> Row:
+    """sum(top) / sum(bottom) over rows (tokens of a kind over tokens), with the interval of a ratio of two means."""
+    n, total = len(top), float(np.sum(bottom))
+    if not total:
+        return row(family, name, None, n, note="nothing to count", **detail)
+    value = float(np.sum(top)) / total
+    if n < 2:
+        return row(family, name, value, n, **detail)
+    half = t_975(n - 1) * float(np.std(top - value * bottom, ddof=1)) / (float(np.mean(bottom)) * math.sqrt(n))
+    return row(family, name, value, n, (value - half, value + half), **detail)
 
 
 def quantiles(values: np.ndarray, at: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> dict[str, float]:
@@ -107,3 +125,9 @@ def p_value(observed: float, under_exchange: np.ndarray) -> float:
     """Share of exchanges at least as extreme as observed, the observed one counted among them (never 0)."""
     at_least = int(np.sum(under_exchange >= observed - 1e-12 * max(1.0, abs(observed))))
     return (1 + at_least) / (1 + len(under_exchange))
+
+
+def missing_extra(library: str) -> str:
+    """What to say where a library of the extra `diagnose` is missing; empty where it is there."""
+    name = {"sklearn": "scikit-learn"}.get(library, library)
+    return "" if find_spec(library) else f'needs {name}: pip install "refinery[diagnose]"'

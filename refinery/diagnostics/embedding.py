@@ -7,48 +7,98 @@ import numpy as np
 
 from refinery.diagnostics._numbers import (
     PERMUTATIONS,
+    Meanings,
     Row,
     exchanges,
     histogram,
     mean_row,
     p_value,
-    pick,
     quantiles,
     row,
 )
+from refinery.diagnostics._pairs import Pair, Pairs
 
-VERSION = 1
-NEEDS, USES = ("encoder",), ()
+VERSION = 2
+NEEDS, USES, LIBRARIES = ("encoder",), ("own",), ()
+
+MEANINGS: Meanings = {
+    "cosine_mean": ("cosine of raw and refined answer, mean", "1 same meaning; blind to a flipped number or negation."),
+    "cosine_p05": ("cosine, 5th percentile", "The rows to read first: one in twenty lies below."),
+    "cosine_median": ("cosine, median", "Half of the rows lie above."),
+    "cosine_p95": ("cosine, 95th percentile", "Near 1: the step left these answers almost alone."),
+    "centroid_shift": ("cosine distance of the two mean vectors", "A small p: the whole set moved, not just rows."),
+    "mmd2": ("squared maximum mean discrepancy (MMD²)", "0 same distribution; p says if more than chance."),
+    "frechet": ("Fréchet distance of the embeddings", "Read against `exchanged`, its size by chance alone."),
+    "map": ("the two sets on their first two axes, share shown", "Of all spread, what the map of the two sets shows."),
+    "own_mmd2_raw": ("MMD² of raw answers and the model's own", "How foreign raw answers are to the model."),
+    "own_mmd2_refined": ("MMD² of refined answers and the model's own", "Smaller than raw's: closer to its manner."),
+    "own_cosine_raw": ("cosine of raw answer and the model's own", "How near the model is to the raw answer unaided."),
+    "own_cosine_refined": ("cosine of refined answer and its own", "Above raw's: nearer to what the model would say."),
+    "own_cosine_change": ("cosine to the model's own answer, change", "Above 0: refining moved towards the model."),
+}
 
 LIMIT = 2000
 """Pairs encoded and compared at most, drawn at random: two cores encode 46 to 78 answers of 100 words a second."""
 
 FRECHET_EXCHANGES = 5
 
+POINTS = 300
+"""Pairs on the map."""
 
-def measure(raw: list[str], refined: list[str], *, encoder: Any, seed: int = 0) -> list[Row]:
-    """Rows of the family "embedding" for the pairs (raw[i], refined[i]).
+
+def measure(pairs: Pairs, *, encoder: Any, own: Any = None, seed: int = 0) -> list[Row]:
+    """Rows of the family "embedding".
 
     cosine_* of each pair (mean with t interval, quantiles, histogram); centroid_shift, the cosine distance of the two
-    mean vectors; mmd2, the unbiased squared maximum mean discrepancy; frechet, the Fréchet distance of two Gaussians.
+    mean vectors; mmd2, the unbiased squared maximum mean discrepancy; frechet, the Fréchet distance of two Gaussians;
+    map, the share of the spread that two principal axes hold, with the pairs' places on them in its detail. With the
+    base model's `own` answers (example id -> text): mmd2 and cosine of each side with them (own_*).
     A pair with an empty text has no cosine: it is left out of every measure and counted in `detail["empty"]`.
     `encoder` is a refinery.encoder.Encoder, or anything whose encode(texts) gives one unit vector per text.
     """
-    chosen = pick(raw, LIMIT, seed)
-    x, y, empty = _vectors([raw[i] for i in chosen], [refined[i] for i in chosen], encoder.encode)
-    return [*_cosines(x, y, empty), _centroid_shift(x, y, seed), _mmd2(x, y, seed), _frechet(x, y, seed)]
+    chosen = pairs.sample(LIMIT, seed)
+    x, y, empty = _vectors([p.raw for p in chosen], [p.refined for p in chosen], encode=encoder.encode)
+    rows = [*_cosines(x, y, empty), _centroid_shift(x, y, seed), _mmd2(x, y, seed), _frechet(x, y, seed), _map(x, y)]
+    return rows if own is None else [*rows, *_own(chosen, own, encoder, seed)]
 
 
-def _vectors(raw: list[str], refined: list[str], encode: Callable[[Sequence[str]], np.ndarray]) -> Any:
-    """(n, d) float64 for each side without the pairs of which one vector is zero, and the number of those."""
-    if not raw:
-        return np.zeros((0, 1)), np.zeros((0, 1)), 0
-    distinct = list(dict.fromkeys([*raw, *refined]))
+def _own(chosen: list[Pair], own: Any, encoder: Any, seed: int) -> list[Row]:
+    asked = [pair for pair in chosen if pair.id in own.texts]
+    texts = [own.texts[pair.id] for pair in asked]
+    x, y, z, empty = _vectors([p.raw for p in asked], [p.refined for p in asked], texts, encode=encoder.encode)
+    rows = []
+    for side, vectors in (("raw", x), ("refined", y)):
+        rows.append({**_mmd2(vectors, z, seed), "name": f"own_mmd2_{side}"})
+        rows.append(mean_row("embedding", f"own_cosine_{side}", np.sum(vectors * z, axis=1), empty=empty))
+    change = np.sum((y - x) * z, axis=1)
+    return [*rows, mean_row("embedding", "own_cosine_change", change, model=own.model, cut=own.cut)]
+
+
+def _map(x: np.ndarray, y: np.ndarray) -> Row:
+    """Both sets on the two principal axes of both together: [[raw x, raw y, refined x, refined y], ...]."""
+    x, y = x[:POINTS], y[:POINTS]
+    n = len(x)
+    if n < 3 or x.shape[1] < 2:
+        return row("embedding", "map", None, n, note="needs three pairs")
+    both = np.vstack([x, y])
+    both -= both.mean(0)
+    left, size, _ = np.linalg.svd(both, full_matrices=False)
+    left *= np.sign(left[np.abs(left).argmax(0), range(left.shape[1])])  # an axis has no direction of its own
+    at = np.round(left[:, :2] * size[:2], 4)
+    share = float(np.sum(size[:2] ** 2) / max(np.sum(size**2), 1e-300))
+    return row("embedding", "map", share, n, points=np.hstack([at[:n], at[n:]]).tolist())
+
+
+def _vectors(*sides: list[str], encode: Callable[[Sequence[str]], np.ndarray]) -> Any:
+    """(n, d) float64 for each side without the rows of which one vector is zero, and the number of those."""
+    if not sides[0]:
+        return *(np.zeros((0, 1)) for _ in sides), 0
+    distinct = list(dict.fromkeys(text for side in sides for text in side))
     at = {text: i for i, text in enumerate(distinct)}
     vectors = np.asarray(encode(distinct), dtype=np.float64)
-    x, y = vectors[[at[t] for t in raw]], vectors[[at[t] for t in refined]]
-    full = x.any(axis=1) & y.any(axis=1)
-    return x[full], y[full], int((~full).sum())
+    found = [vectors[[at[text] for text in side]] for side in sides]
+    full = np.logical_and.reduce([v.any(axis=1) for v in found])
+    return *(v[full] for v in found), int((~full).sum())
 
 
 def _cosines(x: np.ndarray, y: np.ndarray, empty: int) -> list[Row]:

@@ -1,38 +1,73 @@
-"""How long the answers are before and after: words, characters, and a model's tokens where a tokenizer is given."""
+"""How long the answers and their sentences are before and after: words, characters, and a model's tokens."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
 
-from refinery.diagnostics._numbers import Interval, Row, histogram, mean_row, row, t_975
+from refinery.diagnostics._numbers import Interval, Meanings, Row, histogram, mean_row, row, t_975
+from refinery.diagnostics._pairs import CHUNK, Pairs
 
-VERSION = 1
-NEEDS, USES = (), ("tokenizer",)
+VERSION = 2
+NEEDS, USES, LIBRARIES = (), ("tokenizer",), ()
+
+MEANINGS: Meanings = {
+    "words_ratio": ("words, refined over raw", "1 is equal length; an interval that spans 1 shows no change."),
+    "tokens_ratio": ("tokens, refined over raw", "1 is equal length; an interval that spans 1 shows no change."),
+    "characters_ratio": ("characters, refined over raw", "1 is equal length; read it where words are not spaced."),
+    "sentence_ratio": ("words a sentence, refined over raw", "Above 1: longer sentences than the raw answers'."),
+    "words_ks": ("Kolmogorov–Smirnov distance of the lengths in words", "0 same spread of lengths, 1 no overlap."),
+    "tokens_ks": ("Kolmogorov–Smirnov distance of the lengths in tokens", "0 same spread of lengths, 1 no overlap."),
+    "words_wasserstein": ("Wasserstein distance of the lengths in words", "Words by which lengths moved, on average."),
+    "tokens_wasserstein": ("Wasserstein distance of the lengths, tokens", "Tokens by which lengths moved, on average."),
+    "words_raw_mean": ("words of a raw answer, mean", "The size of what the model would have learnt from."),
+    "words_refined_mean": ("words of a refined answer, mean", "The size of what the model learns from now."),
+}
+
+_SENTENCE = re.compile(r"[.!?…]+(?=\s|$)|\n+|[。！？]+")
 
 
-def measure(raw: list[str], refined: list[str], *, tokenizer: Any = None) -> list[Row]:
-    """Rows of the family "length" for the pairs (raw[i], refined[i]), all of them, per unit of length.
+def measure(pairs: Pairs, *, tokenizer: Any = None) -> list[Row]:
+    """Rows of the family "length", all pairs.
 
     <unit>_raw_mean (t interval), _raw_median, _raw_p95, the same for refined, <unit>_ratio (mean refined over mean
-    raw) and <unit>_ks (Kolmogorov and Smirnov's D, p in its detail). Units: words (between white space), characters
-    (code points), tokens (without special tokens; `tokenizer` is a transformers tokenizer). Both histograms, over the
-    same bins, are in the detail of _ratio.
+    raw), <unit>_ks (Kolmogorov and Smirnov's D, p in its detail) and <unit>_wasserstein (the mean distance of the two
+    lengths at equal rank). Units: words (between white space), characters (code points), sentence (words a sentence;
+    a line break ends one too) and tokens (without special tokens; `tokenizer` is a transformers tokenizer). Both
+    histograms, over the same bins, are in the detail of _ratio.
     """
-    sides = (raw, refined)
-    units = {
-        "words": [np.array([len(t.split()) for t in side], dtype=np.float64) for side in sides],
-        "characters": [np.array([len(t) for t in side], dtype=np.float64) for side in sides],
-    }
+    units = {"words": _words, "characters": len, "sentence": _words_a_sentence}
+    counts: dict[str, list[list[float]]] = {unit: [[], []] for unit in units}
     if tokenizer is not None:
-        units["tokens"] = [_tokens(tokenizer, side) for side in sides]
-    return [r for unit, (x, y) in units.items() for r in _unit_rows(unit, x, y)]
+        counts["tokens"] = [[], []]
+    waiting: list[tuple[str, str]] = []
+    for pair in pairs:
+        for unit, count in units.items():
+            counts[unit][0].append(count(pair.raw))
+            counts[unit][1].append(count(pair.refined))
+        waiting.append((pair.raw, pair.refined))
+        if len(waiting) == CHUNK or len(counts["words"][0]) == len(pairs):
+            for side, values in enumerate(counts.get("tokens", ())):
+                values += _tokens(tokenizer, [texts[side] for texts in waiting])
+            waiting = []
+    sides = {unit: [np.array(side, dtype=np.float64) for side in both] for unit, both in counts.items()}
+    return [r for unit, (x, y) in sides.items() for r in _unit_rows(unit, x, y)]
 
 
-def _tokens(tokenizer: Any, texts: list[str]) -> np.ndarray:
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _words_a_sentence(text: str) -> float:
+    """0 for a text without a word."""
+    return _words(text) / max(1, sum(1 for part in _SENTENCE.split(text) if part.strip()))
+
+
+def _tokens(tokenizer: Any, texts: list[str]) -> list[float]:
     clean = [t.encode("utf-8", "replace").decode("utf-8") for t in texts]
     ids = tokenizer(clean, add_special_tokens=False, truncation=False, verbose=False)["input_ids"] if clean else []
-    return np.array([len(row) for row in ids], dtype=np.float64)
+    return [float(len(row)) for row in ids]
 
 
 def _unit_rows(unit: str, x: np.ndarray, y: np.ndarray) -> list[Row]:
@@ -49,6 +84,8 @@ def _unit_rows(unit: str, x: np.ndarray, y: np.ndarray) -> list[Row]:
     d, p = kolmogorov_smirnov(x, y)
     note = "p takes the two sides as independent, which is cautious where long raw answers stay long"
     rows.append(row("length", f"{unit}_ks", d, len(x), p=p, note=note))
+    moved = float(np.abs(np.sort(x) - np.sort(y)).mean()) if len(x) else None
+    rows.append(row("length", f"{unit}_wasserstein", moved, len(x), p=p, note="p is that of the same unit's ks"))
     return rows
 
 

@@ -5,6 +5,7 @@ import pytest
 from scipy import linalg, stats
 
 from refinery.diagnostics import embedding
+from refinery.diagnostics._pairs import paired
 
 
 class Table:
@@ -35,7 +36,7 @@ def pairs(n: int, d: int, shift: float, seed: int = 0):
 
 def measured(n=60, d=6, shift=0.4, seed=0):
     raw, refined, encoder, x, y = pairs(n, d, shift, seed)
-    return {r["name"]: r for r in embedding.measure(raw, refined, encoder=encoder)}, x, y
+    return {r["name"]: r for r in embedding.measure(paired(raw, refined), encoder=encoder)}, x, y
 
 
 def test_cosines():
@@ -79,7 +80,7 @@ def test_mmd_p_equals_swapping_pairs_one_by_one(monkeypatch):
     raw, refined, encoder, x, y = pairs(12, 4, 0.2)
     signs = np.random.default_rng(5).choice([-1.0, 1.0], size=(200, 12))
     monkeypatch.setattr(embedding, "exchanges", lambda n, seed, times=200: signs[:times])
-    rows = {r["name"]: r for r in embedding.measure(raw, refined, encoder=encoder)}
+    rows = {r["name"]: r for r in embedding.measure(paired(raw, refined), encoder=encoder)}
     sigma, observed = rows["mmd2"]["detail"]["bandwidth"], rows["mmd2"]["value"]
     extreme, shifts = 0, 0
     for row in signs:
@@ -131,7 +132,7 @@ def test_frechet_equals_scipy_and_is_withheld_for_few_rows():
 
 def test_equal_sides_have_no_distance():
     raw, _, encoder, *_ = pairs(40, 5, 0)
-    rows = {r["name"]: r for r in embedding.measure(raw, raw, encoder=encoder)}
+    rows = {r["name"]: r for r in embedding.measure(paired(raw, raw), encoder=encoder)}
     assert rows["cosine_mean"]["value"] == pytest.approx(1)
     for name in ("centroid_shift", "mmd2", "frechet"):
         assert rows[name]["value"] == pytest.approx(0, abs=1e-6)
@@ -141,7 +142,7 @@ def test_equal_sides_have_no_distance():
 def test_empty_texts_are_left_out_and_counted():
     raw, refined, encoder, x, y = pairs(10, 4, 0.3)
     encoder.vectors[""] = np.zeros(4)
-    rows = {r["name"]: r for r in embedding.measure([*raw, "raw 0"], [*refined, ""], encoder=encoder)}
+    rows = {r["name"]: r for r in embedding.measure(paired([*raw, "raw 0"], [*refined, ""]), encoder=encoder)}
     assert rows["cosine_mean"]["n"] == 10 and rows["cosine_mean"]["detail"]["empty"] == 1
     assert rows["cosine_mean"]["value"] == pytest.approx(np.mean(np.sum(x * y, 1)), abs=1e-6)
 
@@ -150,7 +151,7 @@ def test_empty_texts_are_left_out_and_counted():
 def test_next_to_no_rows(n):
     raw, refined, encoder, *_ = pairs(2, 4, 0.3)
     encoder.encode = lambda texts: np.array([encoder.vectors[t] for t in texts], dtype=np.float32).reshape(-1, 4)
-    rows = {r["name"]: r for r in embedding.measure(raw[:n], refined[:n], encoder=encoder)}
+    rows = {r["name"]: r for r in embedding.measure(paired(raw[:n], refined[:n]), encoder=encoder)}
     assert rows["cosine_mean"]["n"] == n
     assert (rows["cosine_mean"]["value"] is None) == (n == 0)
     assert (rows["mmd2"]["value"] is None) == (n < 2)
@@ -159,7 +160,7 @@ def test_next_to_no_rows(n):
 def test_large_sets_are_sampled_with_a_seed_and_each_text_is_encoded_once(monkeypatch):
     monkeypatch.setattr(embedding, "LIMIT", 20)
     raw, refined, encoder, *_ = pairs(50, 4, 0.3)
-    first = embedding.measure(raw, refined, encoder=encoder)
+    first = embedding.measure(paired(raw, refined), encoder=encoder)
     assert first[0]["n"] == 20 and [len(a) for a in encoder.asked] == [40]
-    assert embedding.measure(raw, refined, encoder=encoder) == first
-    assert embedding.measure(raw, refined, encoder=encoder, seed=1) != first
+    assert embedding.measure(paired(raw, refined), encoder=encoder) == first
+    assert embedding.measure(paired(raw, refined), encoder=encoder, seed=1) != first

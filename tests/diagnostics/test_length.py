@@ -6,6 +6,7 @@ from scipy import stats
 
 from refinery.diagnostics import length
 from refinery.diagnostics._numbers import t_975
+from refinery.diagnostics._pairs import paired
 
 RNG = np.random.default_rng(3)
 RAW = [" ".join(["word"] * int(k)) for k in RNG.integers(0, 60, 400)]
@@ -21,16 +22,22 @@ class Tokenizer:
 
 
 def test_every_row_against_numpy_and_scipy():
-    rows = {r["name"]: r for r in length.measure(RAW, REFINED, tokenizer=Tokenizer())}
+    rows = {r["name"]: r for r in length.measure(paired(RAW, REFINED), tokenizer=Tokenizer())}
     counts = {
         "words": (lambda t: len(t.split())),
         "characters": len,
+        "sentence": (lambda t: len(t.split()) / max(1, len([p for p in t.split("\n") if p.strip()]))),
         "tokens": (lambda t: -(-len(t) // 3)),
     }
     assert set(rows) == {
         f"{unit}_{name}"
         for unit in counts
-        for name in ("ratio", "ks", *(f"{s}_{m}" for s in ("raw", "refined") for m in ("mean", "median", "p95")))
+        for name in (
+            "ratio",
+            "ks",
+            "wasserstein",
+            *(f"{s}_{m}" for s in ("raw", "refined") for m in ("mean", "median", "p95")),
+        )
     }
     for unit, count in counts.items():
         x, y = [[count(t) for t in side] for side in (RAW, REFINED)]
@@ -48,10 +55,11 @@ def test_every_row_against_numpy_and_scipy():
         ours = rows[f"{unit}_ks"]
         assert ours["value"] == pytest.approx(theirs.statistic, abs=1e-12)
         assert ours["detail"]["p"] == pytest.approx(theirs.pvalue, rel=0.1, abs=1e-12)
+        assert rows[f"{unit}_wasserstein"]["value"] == pytest.approx(stats.wasserstein_distance(x, y))
 
 
 def test_without_a_tokenizer_there_are_no_tokens():
-    assert not [r for r in length.measure(RAW, REFINED) if r["name"].startswith("tokens")]
+    assert not [r for r in length.measure(paired(RAW, REFINED)) if r["name"].startswith("tokens")]
 
 
 @pytest.mark.parametrize("shift", [0, 0.05, 0.1, 0.2, 0.4])
@@ -79,9 +87,9 @@ def test_ratio_interval_agrees_with_a_paired_bootstrap():
 
 
 def test_empty_and_single():
-    for row in length.measure([], []):
+    for row in length.measure(paired([], [])):
         assert row["value"] is None and row["n"] == 0
-    rows = {r["name"]: r for r in length.measure([""], ["a b"])}
+    rows = {r["name"]: r for r in length.measure(paired([""], ["a b"]))}
     assert rows["words_ratio"]["value"] is None  # nothing to divide by
     assert rows["words_refined_mean"]["value"] == 2 and rows["words_refined_mean"]["low"] is None
 

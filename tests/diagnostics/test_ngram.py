@@ -10,6 +10,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 from scipy.spatial.distance import jensenshannon
 
 from refinery.diagnostics import ngram
+from refinery.diagnostics._pairs import paired
 
 RANDOM = random.Random(4)
 VOCABULARY = "the patient should rest take two tablets daily and call if pain 5 mg knee it's well-known Dose".split()
@@ -21,7 +22,7 @@ def text(low=0, high=40):
 
 RAW = [text() for _ in range(120)]
 REFINED = [t if i % 10 == 0 else f"Sure! {t} {text()}" if i % 3 else text() for i, t in enumerate(RAW)]
-ROWS = {r["name"]: r for r in ngram.measure(RAW, REFINED)}
+ROWS = {r["name"]: r for r in ngram.measure(paired(RAW, REFINED))}
 
 
 def slow_common_subsequence(a, b):
@@ -101,7 +102,7 @@ def test_type_token_ratio():
 
 @pytest.mark.parametrize("a, b", [([], []), ([""], [""]), (["!!"], ["one two three four five"])])
 def test_texts_without_words(a, b):
-    rows = {r["name"]: r for r in ngram.measure(a, b)}
+    rows = {r["name"]: r for r in ngram.measure(paired(a, b))}
     assert rows["overlap_4"]["value"] is None and rows["unigram_js"]["value"] is None
     assert rows["identical"]["n"] == len(a)
     assert not any(isinstance(r["value"], float) and math.isnan(r["value"]) for r in rows.values())
@@ -113,6 +114,6 @@ def test_words_are_unicode_and_lower_case():
 
 def test_sampling_is_seeded(monkeypatch):
     monkeypatch.setattr(ngram, "LIMIT", 30)
-    first = ngram.measure(RAW, REFINED, seed=1)
+    first = ngram.measure(paired(RAW, REFINED), seed=1)
     assert first[0]["n"] == 30
-    assert ngram.measure(RAW, REFINED, seed=1) == first != ngram.measure(RAW, REFINED, seed=2)
+    assert ngram.measure(paired(RAW, REFINED), seed=1) == first != ngram.measure(paired(RAW, REFINED), seed=2)
