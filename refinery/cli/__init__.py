@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from refinery.cli.reading import Overrides, SpecPath, reading
 from refinery.errors import UserError
 
 app = typer.Typer(
@@ -18,10 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SpecPath = Annotated[Path, typer.Argument(help="The YAML spec.", show_default=False)]
-Overrides = Annotated[
-    list[str], typer.Option("--set", help="Override one key: --set train.seeds=[0,1]. May be given again.")
-]
 STAGES = ("refine", "train", "evaluate", "report")
 
 
@@ -61,15 +58,6 @@ def validate(spec: SpecPath, set_: Overrides = []) -> None:  # noqa: B006
 
 
 @app.command()
-def plan(spec: SpecPath, set_: Overrides = []) -> None:  # noqa: B006
-    """Show the graph: what stands, what would run and why, and how many requests that is."""
-    from refinery.cli.plan import show_plan
-    from refinery.spec import load_spec
-
-    show_plan(load_spec(spec, set_))
-
-
-@app.command()
 def run(
     spec: SpecPath,
     stage: Annotated[
@@ -78,7 +66,7 @@ def run(
     set_: Overrides = [],  # noqa: B006
 ) -> None:
     """Refine, train, evaluate and report. What stands is skipped, so the same command continues after any stop."""
-    from refinery.cli.run import run_stages
+    from refinery.cli.run import going_on, run_stages
     from refinery.errors import did_you_mean
     from refinery.spec import load_spec
 
@@ -86,32 +74,31 @@ def run(
         if name not in STAGES:
             raise UserError(f'no stage "{name}"{did_you_mean(name, STAGES)}; there are: {", ".join(STAGES)}')
     try:
-        run_stages(load_spec(spec, set_), spec, tuple(s for s in STAGES if not stage or s in stage))
+        run_stages(load_spec(spec, set_), spec, tuple(s for s in STAGES if not stage or s in stage), set_)
     except KeyboardInterrupt:
-        typer.echo("\ninterrupted: everything finished so far is stored; the same command continues", err=True)
+        typer.echo(f"\n{going_on(spec)}", err=True)
         raise typer.Exit(130) from None
 
 
 @app.command()
-def show(
-    spec: Annotated[Path, typer.Argument(help="The YAML spec, or a .duckdb store.")],
-    step: Annotated[str, typer.Argument(help="A step: its rows are shown.")] = "",
-    rows: Annotated[int, typer.Option("--rows", "-n", help="How many rows.")] = 3,
-    action: Annotated[
-        str, typer.Option("--action", help="Only rows that were kept, changed, fell_back or dropped.")
-    ] = "",
-    row: Annotated[str, typer.Option("--row", help="One row's whole lineage, by id (a prefix will do).")] = "",
+def retry(
+    spec: SpecPath,
+    reason: Annotated[
+        list[str],
+        typer.Option("--reason", help="Also rows that failed for this reason. Repeatable."),
+    ] = [],  # noqa: B006
+    set_: Overrides = [],  # noqa: B006
 ) -> None:
-    """Show the funnel of the last run, a step's rows, or what every step did to one row."""
-    from refinery.cli.show import show_funnel, show_lineage, show_rows, store_of
+    """Ask again for the rows that failed for a reason that may pass, then redo what later steps made of them."""
+    from refinery.cli.retry import retry_rows
+    from refinery.cli.run import going_on
+    from refinery.spec import load_spec
 
-    store = store_of(spec)
-    if row:
-        show_lineage(store, row)
-    elif step:
-        show_rows(store, step, rows, action)
-    else:
-        show_funnel(store)
+    try:
+        retry_rows(load_spec(spec, set_), spec, reason, set_)
+    except KeyboardInterrupt:
+        typer.echo(f"\n{going_on(spec)}", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -122,6 +109,9 @@ def schema() -> None:
     from refinery.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
+
+
+app.add_typer(reading)
 
 
 def main() -> None:

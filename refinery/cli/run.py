@@ -2,41 +2,59 @@
 
 import importlib.metadata
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from refinery.cli.interrupt import prompt_exit
+from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
 from refinery.errors import UserError
-from refinery.graph import run_graph
+from refinery.graph import StepResult, run_graph
 from refinery.records import digest
-from refinery.spec import Spec
+from refinery.spec import SOURCE, Spec
 from refinery.store import Store
 
 LIBRARIES = ("refinery", "torch", "transformers", "trl", "peft", "lm-eval", "sentence-transformers", "duckdb", "numpy")
+OVERRIDE = "# --set "
+"""Begins a line under the text of a run's spec in the store, for each override it was run with."""
 
 
-def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...]) -> None:
+def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: Sequence[str] = ()) -> None:
     """Run the named stages under the store's lock; a second run on the same store is refused in one line."""
     console = Console(stderr=True)
     store = Store(spec.store_path)
     with store.run_lock():
-        run_id = store.start_run(spec.name, spec_path.read_text("utf-8"), digest(spec.public()), versions())
+        run_id = store.start_run(spec.name, spec_text(spec_path, overrides), digest(spec.public()), versions())
         status = "failed"
-        try:
-            for stage in stages:
-                started = time.monotonic()
-                with Progress(console, stage) as progress:
-                    STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
-                console.print(f"[bold]{stage}[/] done in {time.monotonic() - started:.0f} s", highlight=False)
-            status = "complete"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            store.finish_run(run_id, status)
+        with prompt_exit(going_on(spec_path), lambda: store.finish_run(run_id, "interrupted")):
+            try:
+                for stage in stages:
+                    started = time.monotonic()
+                    if stage == "report" and stage == stages[-1]:
+                        store.finish_run(run_id, "complete")  # as the report will tell
+                    with Progress(console, stage) as progress:
+                        STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
+                    console.print(f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False)
+                status = "complete"
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            finally:
+                store.finish_run(run_id, status)
+
+
+def going_on(spec_path: Path) -> str:
+    return f"interrupted: what was finished is stored; `refinery run {spec_path}` goes on from there"
+
+
+def spec_text(path: Path, overrides: Sequence[str]) -> str:
+    """The spec as it is run: the file, and its overrides as comments under it. A key never stands in either, as only
+    ${NAME} may be given for one; an override of one is left out all the same."""
+    lines = [f"{OVERRIDE}{override}" for override in overrides if "api_key" not in override]
+    return "\n".join([path.read_text("utf-8").rstrip("\n"), *lines, ""])
 
 
 def versions() -> dict[str, str]:
@@ -54,7 +72,35 @@ def refine(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
     results = run_graph(spec, store, run_id=run_id, progress=progress.step)
     for result in results.values():
         progress.note(f"{result.name}: {describe(result)}")
+    for line in losses(results.values()):
+        progress.note(line)
     _diagnose(spec, store, [results[name].fingerprint for name in spec.graph], progress)
+
+
+def losses(results: Iterable[StepResult]) -> list[str]:
+    """For each step that dropped rows or gave the reference back: what share, and why. Then how many to ask again."""
+    lines = []
+    waiting = 0
+    for result in results:
+        waiting += result.transient
+        lost = {
+            (action, reason): n
+            for (action, reason), n in result.counts.items()
+            if action in ("fell_back", "dropped") and result.op != SOURCE
+        }
+        if lost:
+            share = sum(lost.values()) / result.rows
+            lines.append(f"not refined at {result.name}: {share:.1%} of {result.rows:,} rows ({_reasons(lost)})")
+    if waiting:
+        lines.append(f"{waiting:,} rows failed for a reason that may pass: `refinery retry` asks them again")
+    return lines
+
+
+def _reasons(lost: Mapping[tuple[str, str], int]) -> str:
+    by_reason: dict[str, int] = {}
+    for (_, reason), n in lost.items():
+        by_reason[reason] = by_reason.get(reason, 0) + n
+    return ", ".join(f"{reason} {n:,}" for reason, n in sorted(by_reason.items(), key=lambda pair: -pair[1]))
 
 
 def _diagnose(spec: Spec, store: Store, steps: list[str], progress: Progress) -> None:

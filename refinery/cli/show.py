@@ -1,94 +1,105 @@
-"""`refinery show`: the funnel, a step's rows, and one row's whole lineage, read from the store alone."""
+"""`refinery show`: the funnel, the rows of a step or a search, and one row's whole way, read from the store alone."""
 
-import json
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from refinery.errors import UserError, did_you_mean
-from refinery.records import Outcome
-from refinery.store import Store
+from refinery import looking
+from refinery.cli.printing import add, console, fields, number, opened, print_json, score_words, step_names, table
+from refinery.errors import UserError
+from refinery.looking import Funnel, Shown, Wanted
 
 
-def store_of(path: Path) -> Store:
-    """The store of a spec, or a .duckdb file itself. Reading works while a run goes on."""
-    if path.suffix == ".duckdb":
-        return Store(path, read_only=True)
-    from refinery.spec import load_spec
-
-    return Store(load_spec(path).store_path, read_only=True)
-
-
-def show_funnel(store: Store) -> None:
-    """Each step that the newest run knows, and how many rows were kept, changed, fell back or were dropped."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("step", "rows", "kept", "changed", "fell back", "dropped", "reasons"):
-        table.add_column(column, justify="left" if column in ("step", "reasons") else "right")
-    for step in _steps(store).values():
-        actions: Counter[str] = Counter()
-        reasons = []
-        for row in store.funnel(step["fingerprint"]):
-            actions[row["action"]] += row["n"]
-            if row["reason"] != "ok":
-                reasons.append(f"{row['reason']} {row['n']}" + (" (to be asked again)" if row["transient"] else ""))
-        counts = [str(actions[a] + (actions["created"] if a == "kept" else 0)) for a in ("kept", "changed")]
-        counts += [str(actions[a]) for a in ("fell_back", "dropped")]
-        table.add_row(step["name"], str(actions.total()), *counts, ", ".join(reasons))
-    Console().print(table)
-
-
-def show_rows(store: Store, name: str, limit: int, action: str) -> None:
-    """Rows of a step: question, reference, response, and the scores that decided."""
-    steps = _steps(store)
-    if name not in steps:
-        raise UserError(f'no step "{name}" in {store.path.name}{did_you_mean(name, steps)}')
-    actions = ("kept", "changed", "fell_back", "dropped", "created")
-    if action and action not in actions:
-        raise UserError(f'no action "{action}"{did_you_mean(action, actions)}; there are: {", ".join(actions)}')
-    found = [o for o in store.outcomes(steps[name]["fingerprint"]) if not action or o.action == action]
-    console = Console()
-    for outcome in found[:limit]:
-        _print_outcome(console, name, outcome)
-    console.print(f"{min(limit, len(found))} of {len(found)} rows", style="dim")
+def show(path: Path, step: str, row: str, wanted: Wanted, limit: int, as_json: bool) -> None:
+    """Whichever of the views the arguments ask for."""
+    store, spec = opened(path)
+    steps = looking.latest(store, step_names(spec))
+    if not steps:
+        raise UserError(f"{store.path} holds no step yet: `refinery run` makes them")
+    if row:
+        ways = looking.history(store, steps, row)
+        made = looking.made_from(store, steps, ways[-1].id)
+        if as_json:
+            return print_json({"id": ways[-1].id, "history": ways, "made_from_it": made})
+        return _print_history(ways, made)
+    if step or wanted.action or wanted.reason or wanted.search:
+        if step:
+            total, found = looking.rows(store, steps, step, wanted, limit)
+        else:
+            total, found = looking.fates(store, steps, wanted, limit)
+        if as_json:
+            return print_json({"step": step or None, "total": total, "rows": found})
+        return _print_rows(found, total)
+    funnel = looking.funnel(store, steps)
+    if as_json:
+        return print_json({"store": str(store.path), "steps": [{**_plain(each), "rows": each.rows} for each in funnel]})
+    print_funnel(console(), funnel)
 
 
-def show_lineage(store: Store, prefix: str) -> None:
-    """What every step did to one row."""
-    ids = store.query("SELECT DISTINCT example_id FROM outcomes WHERE starts_with(example_id, ?) LIMIT 3", [prefix])
-    if not ids:
-        raise UserError(f'no row whose id starts with "{prefix}" in {store.path.name}')
-    if len(ids) > 1:
-        raise UserError(f'several rows start with "{prefix}": {", ".join(r["example_id"] for r in ids)} ...')
-    current = {step["fingerprint"] for step in _steps(store).values()}
-    for step, outcome in store.lineage(ids[0]["example_id"]):
-        if step["fingerprint"] in current:
-            _print_outcome(Console(), step["name"], outcome)
+def _plain(step: Funnel) -> dict[str, object]:
+    return {
+        name: getattr(step, name) for name in ("name", "op", "fingerprint", "upstream", "status", "actions", "reasons")
+    }
 
 
-def _steps(store: Store) -> dict[str, dict[str, Any]]:
-    """The newest step of each name, in the order in which they were started."""
-    rows = store.query("SELECT fingerprint, name, op, upstream FROM steps ORDER BY started_at")
-    return {row["name"]: row for row in rows}
+def print_funnel(out: Console, funnel: list[Funnel]) -> None:
+    """How many rows of each step were kept, changed, made, fell back or were dropped; then why."""
+    numbers = ("rows", "kept", "changed", "fell back", "dropped")
+    made = any(step.actions["created"] for step in funnel)
+    found = table("step", *numbers, *(["made"] if made else []), right=(*numbers, "made"))
+    for step in funnel:
+        shown = ("kept", "changed", "fell_back", "dropped", *(["created"] if made else []))
+        add(found, step.name, number(step.rows) or "0", *(number(step.actions[action]) for action in shown))
+    out.print(found)
+    reasons = table("step", "what", "reason", "rows", "", right=("rows",))
+    for step in funnel:
+        for part in step.reasons:
+            if part["reason"] != "ok":
+                again = "asked again by the next run" if part["transient"] else ""
+                add(reasons, step.name, part["action"].replace("_", " "), part["reason"], number(part["rows"]), again)
+    if reasons.row_count:
+        out.print()
+        out.print(reasons)
 
 
-def _print_outcome(console: Console, step: str, outcome: Outcome) -> None:
-    console.print(
-        Text.assemble((step, "bold"), f"  {outcome.example_id}  ", (outcome.action, "bold"), f"  {outcome.reason}")
-    )
-    fields = Table.grid(padding=(0, 2))
-    fields.add_column(style="dim", no_wrap=True)
-    fields.add_column(overflow="fold")
-    if outcome.example:
-        fields.add_row("question", Text(outcome.example.question))
-        fields.add_row("reference", Text(outcome.example.answer))
-        fields.add_row("response", Text(outcome.example.response))
-    if outcome.scores:
-        fields.add_row("scores", Text(json.dumps(outcome.scores, ensure_ascii=False)))
-    if outcome.detail:
-        fields.add_row("detail", Text(outcome.detail))
-    console.print(fields)
-    console.print()
+def _print_rows(found: list[Shown], total: int) -> None:
+    out = console()
+    for row in found:
+        print_row(out, row)
+    out.print(f"{len(found):,} of {total:,} rows", style="dim")
+
+
+def _print_history(ways: list[Shown], made: list[str]) -> None:
+    out = console()
+    previous = ""
+    for row in ways:
+        if row.id != previous:
+            origin = f", made from {', '.join(row.parents)}" if row.parents else ""
+            out.print(Text(f"row {row.id}{origin}", style="bold"), soft_wrap=True)
+            out.print(fields([("question", row.question), ("reference", row.reference)]))
+            previous = row.id
+        print_row(out, row, history=True)
+    if made:
+        more = f" and {len(made) - 10} more" if len(made) > 10 else ""
+        out.print(Text(f"made from it: {', '.join(made[:10])}{more}"))
+
+
+def print_row(out: Console, row: Shown, *, history: bool = False) -> None:
+    """One row at one step; in a history the question stands above, and a text that stayed is not said again."""
+    again = " (asked again by the next run)" if row.transient else ""
+    head = Text.assemble(("" if history else f"{row.id}  "), (row.step, "bold"), f"  {row.action.replace('_', ' ')}: ")
+    out.print(head + Text(f"{row.reason}{again}"))
+    stayed = history and row.response is not None and row.response == row.before
+    pairs: list[tuple[str, str | None]] = [] if history else [("question", row.question), ("reference", row.reference)]
+    if row.response is None and row.before is not None and row.before != row.reference:
+        pairs.append(("came in", row.before))
+    elif not history and row.before is not None and row.before not in (row.response, row.reference):
+        pairs.append(("before", row.before))
+    if row.response is not None and not stayed and (history or row.response != row.reference):
+        pairs.append(("response", row.response if row.response != row.reference else "(the reference)"))
+    pairs += [("scores", score_words(row.scores)), ("detail", row.detail or None)]
+    if grid := [pair for pair in pairs if pair[1] is not None]:
+        out.print(fields(grid))
+    if not history:
+        out.print()

@@ -1,0 +1,103 @@
+"""`refinery diff`: two specs, or a spec and the last run of its store; what that makes run again."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from refinery import looking
+from refinery.cli.printing import add, console, print_json, table
+from refinery.cli.run import OVERRIDE
+from refinery.differing import Change, Difference, difference, prints
+from refinery.errors import UserError
+from refinery.problems import SpecErrors
+from refinery.spec import Spec, load_spec
+from refinery.steps import source_fingerprints
+from refinery.store import Store
+
+WIDE = 34
+"""Characters to which an old or new value is cut."""
+
+
+def show_diff(old_path: Path, new_path: Path | None, as_json: bool) -> None:
+    """Asks no model; a source that its store has not read is read."""
+    new = load_spec(new_path or old_path)
+    if new_path is None:
+        old, old_prints = _last_run(new, old_path)
+        title = f"{old_path} against the last run"
+    else:
+        old = load_spec(old_path)
+        with _store(old) as store:
+            old_prints = prints(old, source_fingerprints(old, store))
+        title = f"{old_path} -> {new_path}"
+    with _store(new) as store:
+        found = difference(old, new, old_prints, source_fingerprints(new, store))
+    if as_json:
+        return print_json(found)
+    _print(found, title)
+
+
+@contextmanager
+def _store(spec: Spec) -> Iterator[Store]:
+    """The spec's store, or an empty one, that nothing be made where there is none."""
+    with tempfile.TemporaryDirectory() as empty:
+        yield Store(spec.store_path if spec.store_path.exists() else Path(empty) / "empty.duckdb")
+
+
+def _last_run(spec: Spec, path: Path) -> tuple[Spec, dict[str, str]]:
+    """The spec of the newest run with the fingerprints that its steps have in the store."""
+    store = Store(spec.store_path, read_only=True)
+    run = next(iter(store.query("SELECT spec FROM runs WHERE name = ? ORDER BY started_at DESC", [spec.name])), None)
+    if run is None:
+        raise UserError(f"{store.path} holds no run of {spec.name} yet")
+    lines = run["spec"].splitlines()
+    overrides = [line.removeprefix(OVERRIDE) for line in lines if line.startswith(OVERRIDE)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_text(run["spec"], "utf-8")
+        try:
+            old = load_spec(copy, overrides)
+        except SpecErrors as error:
+            raise UserError(f"the spec of the last run cannot be read any more: {error.problems[0].message}") from error
+    steps = looking.latest(store)
+    return old, {step["name"]: step["fingerprint"] for step in steps}
+
+
+def _print(found: Difference, title: str) -> None:
+    out = console()
+    out.print(Text(title, style="bold"), soft_wrap=True)
+    for change in found.changes:
+        _print_change(out.print, change)
+    if not found.changes:
+        out.print("  nothing differs in what is written")
+    out.print()
+    effects = table("", "what", "why")
+    for effect in [*found.steps, *found.methods]:
+        what = f"runs again ({effect.how})" if effect.what == "runs" and effect.why != ["new"] else effect.what
+        add(effects, effect.name, what, ", ".join(effect.why))
+    out.print(effects)
+    if any(effect.what == "runs" for effect in found.steps):
+        out.print("Of a step that runs again, requests that did not change are answered from the store.", style="dim")
+
+
+def _print_change(say: Any, change: Change) -> None:
+    if change.lines:
+        say(Text(f"  {change.key}:"))
+        for line in change.lines:
+            say(Text(f"    {line}", style={"+": "green", "-": "red"}.get(line[:1], "dim")))
+    elif change.kind == "changed":
+        say(Text(f"  {change.key}: {_short(change.old)} -> {_short(change.new)}"))
+    else:
+        value = _short(change.new if change.kind == "added" else change.old, 2 * WIDE)
+        sign, style = ("+", "green") if change.kind == "added" else ("-", "red")
+        say(Text(f"{sign} {change.key}: {value}", style=style))
+
+
+def _short(value: Any, wide: int = WIDE) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return text if len(text) <= wide else text[: wide - 4] + " ..."

@@ -1,0 +1,157 @@
+"""A few rows through the whole graph, to look at before a run. Only the request cache is kept.
+
+The graph runs on a store of its own, which is thrown away; its request cache is the real store's. The steps have the
+fingerprints and the rows the ids that they have in a real run, so each request is the one that the run would make, and
+the run finds it answered.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refinery import catalog, looking
+from refinery.errors import UserError
+from refinery.graph import StepProgress, StepResult, run_graph
+from refinery.looking import Shown
+from refinery.records import Outcome
+from refinery.rows import Part, Row
+from refinery.spec import SOURCE, Spec
+from refinery.store import Store
+from refinery.tableops import share_order
+
+CACHES = ("generations", "likelihoods")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which rows: the one whose id starts with `row`, else `n` of the train split, the first or, by `seed`, any."""
+
+    n: int = 5
+    row: str = ""
+    seed: int | None = None
+
+
+class _Picked:
+    """The chosen rows of one source, gathered while all of them pass."""
+
+    def __init__(self, choice: Choice, *, by_id: bool):
+        self.choice, self.by_id = choice, by_id and bool(choice.row)
+        self._rows: list[tuple[int, Outcome]] = []
+
+    def add(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        if self.by_id:
+            self._rows += [pair for pair in outcomes if pair[1].example_id.startswith(self.choice.row)]
+            return
+        train = [pair for pair in outcomes if pair[1].example is not None and pair[1].example.split == "train"]
+        self._rows = sorted([*self._rows, *train], key=self._rank)[: self.choice.n]
+
+    def _rank(self, pair: tuple[int, Outcome]) -> Any:
+        return pair[0] if self.choice.seed is None else share_order(self.choice.seed, pair[1].example_id)
+
+    def rows(self) -> list[tuple[int, Outcome]]:
+        """In the source's order. UserError where the row that was asked for is not there once, or is not refined."""
+        if self.by_id:
+            if len(self._rows) != 1:
+                count = len(self._rows) or "no"
+                raise UserError(f'{count} rows of the source have an id that starts with "{self.choice.row}"')
+            outcome = self._rows[0][1]
+            if outcome.example is None or outcome.example.split != "train":
+                raise UserError(f"row {outcome.example_id} is not in the train split, which alone is refined")
+        return sorted(self._rows, key=lambda pair: pair[0])
+
+
+class _Sampled(Store):
+    """A store for some rows of each source, whose request cache is another store's."""
+
+    def __init__(self, path: Path, real: Store, choice: Choice):
+        super().__init__(path)
+        self.real, self.choice = real, choice
+        self._picked: dict[str, _Picked] = {}
+
+    def start_step(self, fingerprint: str, run_id: str, name: str, op: str, *rest: Any) -> None:
+        if op == SOURCE:
+            self._picked[fingerprint] = _Picked(self.choice, by_id=name == SOURCE)
+        super().start_step(fingerprint, run_id, name, op, *rest)
+
+    def add_outcomes(self, fingerprint: str, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        if fingerprint in self._picked:
+            self._picked[fingerprint].add(outcomes)
+        else:
+            super().add_outcomes(fingerprint, outcomes)
+
+    def finish_step(self, fingerprint: str) -> None:
+        if fingerprint in self._picked:
+            super().add_outcomes(fingerprint, self._picked.pop(fingerprint).rows())
+        super().finish_step(fingerprint)
+
+    def replace_all(self, parts: Sequence[Part]) -> None:
+        self.real.replace_all([part for part in parts if part[0] in CACHES])
+        super().replace_all([part for part in parts if part[0] not in CACHES])
+
+    def generations(self, digests: Sequence[str]) -> dict[str, list[Row]]:
+        return self.real.generations(digests)
+
+    def likelihoods(self, digests: Sequence[str]) -> dict[str, Row]:
+        return self.real.likelihoods(digests)
+
+    def known(self, table: str) -> np.ndarray:
+        return self.real.known(table)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    rows: list[list[Shown]]
+    """The way of each row of the source through every step, then that of each row that was made."""
+    asked: int
+    cached: int
+    tokens: int
+    notes: list[str]
+
+
+def preview(spec: Spec, choice: Choice, progress: Callable[[StepProgress], None] | None = None) -> Preview:
+    """Raises UserError as a run does, and where no row is as `choice` wants it."""
+    if not spec.graph:
+        raise UserError("the spec has no graph: there is nothing to look at before training")
+    real = Store(spec.store_path)
+    with tempfile.TemporaryDirectory(prefix="refinery-preview-") as folder:
+        store = _Sampled(Path(folder) / "preview.duckdb", real, choice)
+        elsewhere = spec.model_copy(update={"store": str(store.path)})
+        results = run_graph(elsewhere, store, progress=progress)
+        rows = _rows(spec, store)
+    usage = [result.usage for result in results.values()]
+    return Preview(
+        rows,
+        asked=sum(each.sent for each in usage),
+        cached=sum(each.cached for each in usage),
+        tokens=sum(each.prompt_tokens + each.completion_tokens for each in usage),
+        notes=_notes(spec, results),
+    )
+
+
+def _rows(spec: Spec, store: Store) -> list[list[Shown]]:
+    steps = looking.latest(store)
+    order = [step["fingerprint"] for step in steps]
+    sql = """SELECT example_id, min(list_position(?::VARCHAR[], step)) AS first, min(position) AS place FROM outcomes
+             WHERE list_contains(?::VARCHAR[], step) GROUP BY example_id ORDER BY first, place"""
+    ids = [row["example_id"] for row in store.query(sql, [order, order])]
+    ways = {example_id: looking.way(store, steps, example_id) for example_id in ids}
+    return list(ways.values())
+
+
+def _notes(spec: Spec, results: Mapping[str, StepResult]) -> list[str]:
+    """What a few rows cannot show."""
+    whole = []
+    for name, step in spec.graph.items():
+        module: Any = catalog.module(catalog.OPS, step.op)
+        needs_all = getattr(module, "needs_all", None)
+        if hasattr(module, "apply_all") or (needs_all and needs_all(step.params)):
+            whole.append(name)
+    if not whole:
+        return []
+    verb = "decides" if len(whole) == 1 else "decide"
+    count = results[SOURCE].rows
+    return [f"{', '.join(whole)} {verb} over all rows at once, and saw only {'this one' if count == 1 else 'these'}"]
