@@ -87,3 +87,83 @@ def test_earlier_turns_stay_and_systems_join(fake, row, run):
 def test_missing_column_is_the_rows_failure(fake, row, run):
     with pytest.raises(RowError, match="template_error"):
         run(rewrite, row(), fake(lambda *_: "x"), prompt="{{ nothing }}")
+
+
+def sent(fake, row, run, **params):
+    """The request of one row under a preset."""
+    ctx = fake(lambda *_: "Paris.")
+    run(rewrite, row(), ctx, **params)
+    (request,) = ctx.requests
+    return request
+
+
+@pytest.mark.parametrize("preset", [name for name in rewrite.PRESETS if name != "raft"])
+def test_every_preset_shows_question_and_reference(fake, row, run, preset):
+    request = sent(fake, row, run, preset=preset)
+    (asked,) = [turn["content"] for turn in request["messages"] if turn["role"] == "user"]
+    assert "Capital of France?" in asked and "It is Paris." in asked
+    assert (request["temperature"], request["top_p"]) == ((0.0, 1.0) if preset == "agent" else (0.7, 0.9))
+
+
+def test_the_presets_are_all_in_the_parameters_type():
+    choices = rewrite.Params.model_json_schema()["properties"]["preset"]["enum"]
+    assert choices == list(rewrite.PRESETS)
+
+
+def test_what_is_written_wins_over_the_preset(fake, row, run):
+    request = sent(fake, row, run, preset="agent", temperature=0.3, prompt="{{ answer }} again")
+    assert (request["temperature"], request["top_p"]) == (0.3, 1.0)
+    assert request["messages"] == [{"role": "user", "content": "It is Paris. again"}]
+    assert rewrite.Params(preset="sdft2024_gsm8k", prefill=None, banned=()).prefill is None
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(ValueError, match="sdft2024_using"):
+        rewrite.Params(preset="sdft")
+    with pytest.raises(ValueError, match="preset"):
+        rewrite.Params(preset=["agent"])
+
+
+def test_first_words_are_given_and_belong_to_the_text(fake, row, run):
+    ctx = fake(lambda *_: " It follows that it is Paris. \n")
+    outcome = run(rewrite, row(), ctx, preset="sdft2024_gsm8k")
+    system, user, turn = ctx.requests[0]["messages"]
+    assert (system["role"], user["role"], turn["role"]) == ("system", "user", "assistant")
+    assert outcome.example.response == f"{turn['content']} It follows that it is Paris."
+
+
+def test_first_words_are_a_template(fake, row, run):
+    ctx = fake(lambda *_: "is Paris.")
+    outcome = run(rewrite, row(meta={"begin": "The capital "}), ctx, prefill="{{ begin }}")
+    assert outcome.example.response == "The capital is Paris."
+
+
+def test_first_words_alone_are_no_answer(fake, row, run):
+    with pytest.raises(RowError, match="empty_response"):
+        run(rewrite, row(), fake(lambda *_: "  "), preset="sdft2024_gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("By the REFERENCE  answer, Paris.", "reference answer"),
+        ("This is my response: Paris.", "my response"),
+        ("Paris. Now it's your turn!", "now it's your turn"),
+        ("Your turn: what is the capital?", "your turn"),
+        ('  "Your turn", he said.', "your turn"),
+        ("It is your turn to pay in Paris.", None),
+        ("Your turning point is Paris.", None),
+        ("Paris is the answer.", None),
+    ],
+)
+def test_acceptance_of_sdft(fake, row, run, text, phrase):
+    if phrase is None:
+        assert run(rewrite, row(), fake(lambda *_: text), preset="sdft2024_using").example.response == text
+    else:
+        with pytest.raises(RowError, match=f"banned_phrase: {phrase}"):
+            run(rewrite, row(), fake(lambda *_: text), preset="sdft2024_using")
+
+
+def test_notes():
+    assert rewrite.notes(rewrite.Params()) == []
+    assert "same text" in rewrite.notes(rewrite.Params(preset="agent", samples=3))[0]
