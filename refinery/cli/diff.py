@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.padding import Padding
 from rich.text import Text
 
 from refinery import looking
@@ -88,7 +89,7 @@ def _print_change(say: Any, change: Change) -> None:
     if change.lines:
         say(Text(f"  {change.key}:"))
         for line in change.lines:
-            say(Text(f"    {line}", style={"+": "green", "-": "red"}.get(line[:1], "dim")))
+            say(Padding(Text(line, style={"+": "green", "-": "red"}.get(line[:1], "dim")), (0, 0, 0, 4)))
     elif change.kind == "changed":
         say(Text(f"  {change.key}: {_short(change.old)} -> {_short(change.new)}"))
     else:

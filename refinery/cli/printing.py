@@ -77,8 +77,10 @@ def tokens(value: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """2 h 5 min, 3 min 20 s, 12 s."""
+    """2 h 5 min, 3 min 20 s, 12 s, 0.4 s."""
     whole = round(value)
+    if value < 3:
+        return f"{value:.1f} s"
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
