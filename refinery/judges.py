@@ -155,7 +155,7 @@ def parse_rubric(text: str, criteria: Iterable[str], scale: tuple[int, int]) -> 
         found = _scores_in_json(bare)
     except ValueError:
         found = _scores_in_lines(bare, scale[1])
-    return {name: _on_scale(found.get(name.casefold(), []), scale) for name in criteria}
+    return {name: _on_scale(found.get(name.strip().casefold(), []), scale) for name in criteria}
 
 
 def without_thinking(text: str) -> str:

@@ -68,7 +68,8 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     found = [values[i] for i in usable]
     column = {params.into.removeprefix("meta."): found if params.samples > 1 else found[0]}
     seen = replace(example, meta={**example.meta, **column})
-    return settle(seen, seen.response, seen.candidates, {**scores, "into": params.into})
+    outcome = settle(seen, seen.response, seen.candidates, {**scores, "into": params.into})
+    return replace(outcome, detail=f"{params.into}: {found[0]}"[:500])
 
 
 def _value(sample: str | RowError, params: Params) -> Any:

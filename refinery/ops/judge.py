@@ -85,10 +85,11 @@ def _ends(scale: tuple[int, int]) -> str:
 async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     """Graded candidates stay best first, unknown ones behind, and the first becomes the response.
 
-    scores: `mean` (the best text's), `winner` (its index), `scale`, `min_score`, and `texts`, for each in the order it
-    came: `mean`, `criteria` (mean over judges), `judges` (every score of every judge), `unknown` (judge to reason:
-    unparsable where it left a criterion open, or a failure such as prompt_too_long). Reasons: below_min_score; and
-    no_judge_score where no text's mean is known, which keeps the row unless there is a `min_score` to pass.
+    scores: `mean` and `criteria` (the best text's), `winner` (its index), `scale`, `min_score`; and `texts`, for each
+    in the order it came: `mean`, `criteria` (mean over judges), `judges` (every score of every judge), `unknown` (judge
+    to reason: unparsable where it left a criterion open, cut_off, or a failure such as prompt_too_long). Reasons:
+    below_min_score; and no_judge_score where no text's mean is known, which keeps the row unless there is a `min_score`
+    to pass.
     """
     texts = (example.candidates or (example.response,))[: params.most]
     graded = await asyncio.gather(*(_grade(example, text, params, ctx) for text in texts))
@@ -96,7 +97,8 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     order = sorted(range(len(texts)), key=lambda i: (means[i] is None, -(means[i] or 0.0)))
     best = order[0]
     scores: dict[str, Any] = {"mean": means[best], "winner": None if means[best] is None else best}
-    scores |= {"scale": list(params.scale), "min_score": params.min_score, "texts": graded}
+    scores |= {"criteria": graded[best]["criteria"], "scale": list(params.scale), "min_score": params.min_score}
+    scores["texts"] = graded
     if params.min_score is None:
         kept, reason = order, "ok" if means[best] is not None else "no_judge_score"
     else:

@@ -64,6 +64,7 @@ def test_into_a_column_that_later_templates_see(fake, row, run):
     example = row(response="Lutetia", candidates=("Lutetia",), meta={"tone": "dry"})
     outcome = run(generate, example, fake(lambda *_: "Think of the Seine."), into="meta.hint")
     assert (outcome.action, outcome.example.response) == ("kept", "Lutetia")
+    assert outcome.detail == "meta.hint: Think of the Seine."
     assert outcome.example.candidates == ("Lutetia",)
     assert outcome.example.meta == {"tone": "dry", "hint": "Think of the Seine."}
     assert example.meta == {"tone": "dry"}
