@@ -63,9 +63,8 @@ def diff(
 def doctor(spec: SpecPath, set_: Overrides = [], json: Json = False) -> None:  # noqa: B006
     """Check what a run needs: servers, keys, templates, context, encoders, libraries, disk (exit code 2: no)."""
     from refinery.cli.doctor import show_checkup
-    from refinery.spec import load_spec
 
-    if not show_checkup(load_spec(spec, set_), spec, json):
+    if not show_checkup(spec, set_, json):
         raise typer.Exit(2)
 
 
