@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from refinery.cli.diagnose import diagnose
 from refinery.cli.reading import Overrides, SpecPath, reading
 from refinery.errors import UserError
 
@@ -112,6 +113,7 @@ def schema() -> None:
 
 
 app.add_typer(reading)
+app.command()(diagnose)
 
 
 def main() -> None:

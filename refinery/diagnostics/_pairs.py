@@ -56,6 +56,11 @@ class Pairs:
                 at += 1
 
     @property
+    def is_part(self) -> bool:
+        """True where the pairs that fell back are left out."""
+        return self._keep is not None
+
+    @property
     def fell_back(self) -> int:
         """How many of the pairs fell back to their reference answer."""
         return int(self._fell_back.sum() if self._keep is None else (self._fell_back & self._keep).sum())

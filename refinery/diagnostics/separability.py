@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refinery.diagnostics._numbers import Meanings, Row, missing_extra, row, t_975
+from refinery.diagnostics._numbers import Meanings, Row, missing_extra, row, t_975, wilson
 from refinery.diagnostics._pairs import Pairs
 
 VERSION = 1
@@ -58,6 +58,8 @@ def _row(name: str, zeros: list[str], ones: list[str], seed: int) -> Row:
     value, influence = areas(*scores, fold)
     half = t_975(n - 1) * float(np.std(influence, ddof=1)) / n**0.5
     interval = (max(0.0, value - half), min(1.0, value + half))
+    if half < 1e-9:  # told apart every time: no spread to estimate from, but not certainty either
+        interval = wilson(value * n, n)
     return row("separability", name, value, n, interval, words=words)
 
 
