@@ -1,18 +1,23 @@
 """Run a spec's graph: skip what stands, ask for what is missing, store what came out.
 
-Steps run one after another, the rows of a step side by side: as many are in flight as keep its models busy, and a row
-that is done makes room for the next at once. Every outcome is noted in the journal as it comes and written to the store
-within about a second, so that a killed run goes on row by row. Rows that fell back earlier pass every later step.
+Steps run one after another, the rows of a row step side by side: as many are in flight as keep its models busy, and a
+row that is done makes room for the next at once. Rows stream from the store and back, so that memory does not grow
+with their number. Every outcome is noted in the journal as it comes and written to the store within about a second, so
+that a killed run goes on row by row. Rows that fell back earlier pass every later row step. A table step sees all rows
+at once and is done as a whole (refinery/tablesteps.py).
 """
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Set
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
-from refinery.context import Context
-from refinery.errors import RowError
+from refinery.context import Context, Provider
+from refinery.errors import RowError, UserError
 from refinery.journal import Journal
 from refinery.models.cache import Counts
 from refinery.planning import StepPlan, plan
@@ -21,22 +26,30 @@ from refinery.rowops import failed
 from refinery.services import Services
 from refinery.spec import SOURCE, Spec
 from refinery.steps import (
-    SOURCE_VERSION,
-    Seen,
     Step,
+    StoredTable,
+    again,
     data_fingerprint,
     forget_downstream,
+    handed_on,
     is_complete,
-    read_source,
-    recorded,
+    not_done,
     resolve,
-    seen,
+    source_fingerprints,
     stands,
+    start,
+    store_sources,
+    tally,
 )
 from refinery.store import Store
+from refinery.tablesteps import run_table
 
 WINDOW = 256
 """Rows in flight in one step, at least; four for each request that a model takes at a time, where that is more."""
+SHOWN = 3
+"""Failures that are quoted where a run stops for too many of them."""
+EVERY = 0.1
+"""Seconds between calls of the progress callback, at least."""
 
 __all__ = [
     "StepPlan",
@@ -68,7 +81,7 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A finished step: rows in = kept + changed + fell_back + dropped."""
+    """A finished step: rows in = kept + changed + fell_back + dropped; a table step may have created more."""
 
     name: str
     op: str
@@ -81,6 +94,8 @@ class StepResult:
     ran: int
     """Rows worked on by this run; 0 for a step that stood."""
     usage: Counts
+    failed: dict[str, int] = field(default_factory=dict)
+    """Of the rows worked on by this run, those that could not be processed, by reason."""
 
     def count(self, action: str) -> int:
         return sum(n for (each, _), n in self.counts.items() if each == action)
@@ -90,26 +105,32 @@ Callback = Callable[[StepProgress], None]
 
 
 def run_graph(
-    spec: Spec, store: Store, *, run_id: str | None = None, progress: Callback | None = None
+    spec: Spec,
+    store: Store,
+    *,
+    run_id: str | None = None,
+    progress: Callback | None = None,
+    provider: Provider | None = None,
 ) -> dict[str, StepResult]:
-    """Bring every step of the graph up to date; the result by step name, "source" first.
+    """Bring every step of the graph up to date; the result by step name, the sources first.
 
     With `run_id` the caller holds the store's lock and finishes the run; without, the graph is a run of its own.
+    `provider` stands in for the spec's models and encoders (refinery.services.Services) and is not closed.
     Rows with a transient failure (a server that was overloaded) are asked again, and so is what later steps made of
-    them. Raises UserError where the run cannot go on (no server at the address); what was answered until then is kept,
-    as it is after KeyboardInterrupt, which is raised on.
+    them. Raises UserError where the run cannot go on (no server at the address, too many rows fail); what was answered
+    until then is kept, as it is after KeyboardInterrupt, which is raised on.
     """
     if run_id is None:
         with store.run_lock(), _own_run(spec, store) as run_id:
-            return run_graph(spec, store, run_id=run_id, progress=progress)
+            return run_graph(spec, store, run_id=run_id, progress=progress, provider=provider)
     with Journal(store) as journal:
-        return asyncio.run(_run(spec, store, journal, run_id, progress or (lambda _: None)))
+        return asyncio.run(_run(spec, store, journal, run_id, progress or (lambda _: None), provider))
 
 
 def step_fingerprints(spec: Spec, store: Store) -> dict[str, str]:
-    """Step name, "source" included, to fingerprint. Reads the source."""
-    source, _ = read_source(spec)
-    return {SOURCE: source, **{step.name: step.fingerprint for step in resolve(spec, source)}}
+    """Step name, sources included, to fingerprint. Reads sources that the store does not know."""
+    found = source_fingerprints(spec, store)
+    return {**found, **{step.name: step.fingerprint for step in resolve(spec, found)}}
 
 
 @contextmanager
@@ -127,45 +148,34 @@ def _own_run(spec: Spec, store: Store) -> Iterator[str]:
         store.finish_run(run_id, status)
 
 
-async def _run(spec: Spec, store: Store, journal: Journal, run_id: str, progress: Callback) -> dict[str, StepResult]:
-    source = _read(spec, store, run_id)
-    steps = resolve(spec, source, fetch=True)
-    rows = {SOURCE: seen(store, source)}
-    results = {SOURCE: _result(SOURCE, SOURCE, source, rows[SOURCE], rows[SOURCE].ids, Counts())}
-    async with _services(spec, store, journal) as services:
+async def _run(
+    spec: Spec, store: Store, journal: Journal, run_id: str, progress: Callback, provider: Provider | None
+) -> dict[str, StepResult]:
+    before = {each: is_complete(store, each) for each in source_fingerprints(spec, store).values()}
+    sources = store_sources(spec, store, run_id)
+    steps = resolve(spec, sources, fetch=True)
+    results = {}
+    for name, fingerprint in sources.items():
+        found = tally(store, fingerprint)
+        ran = 0 if before.get(fingerprint) else found.rows
+        results[name] = StepResult(name, SOURCE, fingerprint, found.rows, dict(found.counts), 0, ran, Counts())
+    async with _services(spec, store, journal, provider) as services:
         for step in steps:
             runner = _Runner(step, spec, store, journal, run_id, services, progress)
-            results[step.name], rows[step.name] = await runner.bring_up(rows[step.upstream])
+            results[step.name] = await runner.bring_up()
     return results
 
 
 @asynccontextmanager
-async def _services(spec: Spec, store: Store, journal: Journal) -> AsyncIterator[Services]:
+async def _services(spec: Spec, store: Store, journal: Journal, provider: Provider | None) -> AsyncIterator[Provider]:
+    if provider is not None:
+        yield provider
+        return
     services = Services(spec.models, store, journal)
     try:
         yield services
     finally:
         await services.close()
-
-
-def _read(spec: Spec, store: Store, run_id: str) -> str:
-    """The source's fingerprint, all rows of all splits stored under it, bad ones included, as a step that made them."""
-    fingerprint, outcomes = read_source(spec)
-    if not is_complete(store, fingerprint):
-        params = spec.source.model_dump(mode="json")
-        store.start_step(fingerprint, run_id, SOURCE, SOURCE, SOURCE_VERSION, params, [], {})
-        store.add_outcomes(fingerprint, list(enumerate(outcomes)))
-        store.finish_step(fingerprint)
-    return fingerprint
-
-
-def _result(
-    name: str, op: str, fingerprint: str, rows: Seen, expected: Set[str], usage: Counts, ran: int = 0
-) -> StepResult:
-    """RuntimeError where a row was lost: every row that goes in has exactly one outcome."""
-    if rows.ids != expected or rows.counts.total() != len(expected):
-        raise RuntimeError(f"step {name}: {len(expected)} rows in, {rows.counts.total()} accounted for")
-    return StepResult(name, op, fingerprint, len(expected), dict(rows.counts), len(rows.retry), ran, usage)
 
 
 def _since(before: Counts, after: Counts) -> Counts:
@@ -181,50 +191,81 @@ class _Runner:
     store: Store
     journal: Journal
     run_id: str
-    services: Services
+    services: Any
     progress: Callback
     ctx: Context = field(init=False)
     state: StepProgress = field(init=False)
     before: Counts = field(init=False)
+    failures: Counter[str] = field(default_factory=Counter)
+    quoted: list[str] = field(default_factory=list)
+    ran: int = 0
+    told: float = 0.0
 
-    async def bring_up(self, upstream: Seen) -> tuple[StepResult, Seen]:
+    async def bring_up(self) -> StepResult:
         """Work on the rows that have no outcome yet or a transient one."""
-        step, wanted = self.step, upstream.handed_on
-        known = seen(self.store, step.fingerprint)
-        todo = {example_id for example_id in wanted if example_id not in known.ids or example_id in known.retry}
-        gone = known.ids - wanted.keys()
-        runs = bool(todo or gone) or not is_complete(self.store, step.fingerprint)
-        self.before = self.services.counts()
-        if runs:
-            if known.ids:
-                forget_downstream(self.store, step.fingerprint, todo | gone)
-                self.store.delete_outcomes(step.fingerprint, list(todo | gone))
-                known = seen(self.store, step.fingerprint)
-            self._start()
-            self.ctx = Context(step.name, self.spec.seed, self.services)
-            self.state = StepProgress(step.name, step.op, len(wanted), len(known.ids), known.counts)
-            await self._work([(wanted[e.id], e) for e in self.store.examples(step.reads) if e.id in todo])
-            self.journal.flush()
-            known = seen(self.store, step.fingerprint)
-        usage = _since(self.before, self.services.counts())
-        result = _result(step.name, step.op, step.fingerprint, known, wanted.keys(), usage, len(todo))
-        if runs:
-            self.store.finish_step(step.fingerprint)
-        return result, known
-
-    def _start(self) -> None:
         step = self.step
-        version, params = step.module.VERSION, recorded(step)
-        self.store.start_step(
-            step.fingerprint, self.run_id, step.name, step.op, version, params, [step.reads], step.models
+        total = handed_on(self.store, step.reads)
+        stale = again(self.store, step)
+        todo = not_done(self.store, step)
+        self.before = self._counts()
+        if todo or stale or not is_complete(self.store, step.fingerprint):
+            window = max(WINDOW, *(4 * self.spec.models[name].concurrency for name in step.models), 0)
+            self.ctx = Context(step.name, self.spec.seed, self.services, window)
+            self.state = StepProgress(step.name, step.op, total)
+            if step.is_table:
+                self.ran = total
+                await run_table(step, self.store, self.run_id, self.ctx, self._table_progress)
+            else:
+                await self._run_rows(stale, todo)
+            self._tell(last=True)
+            self._check(total)
+            self.store.finish_step(step.fingerprint)
+        known = tally(self.store, step.fingerprint)
+        usage = _since(self.before, self._counts())
+        return StepResult(
+            step.name,
+            step.op,
+            step.fingerprint,
+            total,
+            dict(known.counts),
+            known.transient,
+            self.ran,
+            usage,
+            dict(self.failures),
         )
 
-    async def _work(self, rows: list[tuple[int, Example]]) -> None:
+    def _counts(self) -> Counts:
+        return self.services.counts() if hasattr(self.services, "counts") else Counts()
+
+    def _check(self, total: int) -> None:
+        """RuntimeError where a row was lost: every row that goes in has exactly one outcome."""
+        known = tally(self.store, self.step.fingerprint)
+        accounted = known.rows - sum(n for (action, _), n in known.counts.items() if action == "created")
+        if accounted != total:
+            raise RuntimeError(f"step {self.step.name}: {total} rows in, {accounted} accounted for")
+
+    # ---- row steps
+
+    async def _run_rows(self, stale: list[str], todo: int) -> None:
+        step, store = self.step, self.store
+        if step.needs_all and tally(store, step.fingerprint).rows:
+            stale = [row["example_id"] for row in store.query(_IDS, [step.fingerprint])]
+        forget_downstream(store, step.fingerprint, stale)
+        store.delete_outcomes(step.fingerprint, stale)
+        start(store, step, self.run_id)
+        known = tally(store, step.fingerprint)
+        self.state.done, self.state.counts = known.rows, known.counts
+        self._tell(last=True)
+        if step.needs_all:
+            tables = [StoredTable(name, store, reads) for name, reads in zip(step.upstream, step.reads, strict=True)]
+            self.ctx.prepared = await step.module.prepare(tables, step.params, self.ctx)
+        await self._work(todo)
+        self.journal.flush()
+
+    async def _work(self, todo: int) -> None:
         """All rows, a window at a time. On any error that is not a row's own the other rows are stopped."""
-        window = max(WINDOW, *(4 * self.spec.models[name].concurrency for name in self.step.models), 0)
-        waiting = iter(rows)
-        self.progress(self.state)
-        workers = [asyncio.create_task(self._one_by_one(waiting)) for _ in range(min(window, len(rows)))]
+        rows = _Prefetched(self.store.stream(self.step.reads[0], split="train", todo=self.step.fingerprint))
+        workers = [asyncio.create_task(self._one_by_one(rows)) for _ in range(max(1, min(self.ctx.window, todo)))]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -232,8 +273,9 @@ class _Runner:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _one_by_one(self, waiting: Iterator[tuple[int, Example]]) -> None:
-        for position, example in waiting:
+    async def _one_by_one(self, rows: "_Prefetched") -> None:
+        while (row := await rows.next()) is not None:
+            position, example = row
             outcome = await self._apply(example)
             if outcome.example_id != example.id:
                 raise RuntimeError(f"step {self.step.name}: {self.step.op} answered for another row than it was given")
@@ -248,6 +290,9 @@ class _Runner:
             return self._failed(example, error)
 
     def _failed(self, example: Example, error: RowError) -> Outcome:
+        self.failures[error.reason] += 1
+        if len(self.quoted) < SHOWN:
+            self.quoted.append(f"{error.reason}: {error.detail}" if error.detail else error.reason)
         return failed(example, getattr(self.step.params, "on_error", "answer"), error)
 
     def _note(self, position: int, example: Example, outcome: Outcome) -> None:
@@ -256,7 +301,68 @@ class _Runner:
         except RowError as error:  # the outcome holds text that cannot be stored
             outcome = self._failed(example, RowError(error.reason))
             self.journal.outcome(self.step.fingerprint, position, outcome)
+        self.ran += 1
         self.state.done += 1
         self.state.counts[outcome.action, outcome.reason] += 1
-        self.state.usage = _since(self.before, self.services.counts())
-        self.progress(self.state)
+        self._tell()
+        if self.failures:
+            self._stop_if_most_fail()
+
+    def _stop_if_most_fail(self) -> None:
+        limits, bad = self.spec.limits, self.failures.total()
+        if self.ran >= limits.after and bad > limits.failed * self.ran and limits.failed < 1:
+            raise UserError(
+                f"step {self.step.name}: {bad} of the first {self.ran} rows failed, more than limits.failed "
+                f"({limits.failed:g}) allows; the first: {'; '.join(self.quoted)}"
+            )
+
+    # ---- progress
+
+    def _table_progress(self, done: int) -> None:
+        self.state.done = done
+        self._tell()
+
+    def _tell(self, last: bool = False) -> None:
+        now = time.monotonic()
+        if last or now - self.told >= EVERY:
+            self.told = now
+            self.state.usage = _since(self.before, self._counts())
+            self.progress(self.state)
+
+
+_IDS = "SELECT example_id FROM outcomes WHERE step = ? ORDER BY position"
+
+
+class _Prefetched:
+    """Rows of a stream, read from the store in a thread, a page ahead of what is asked for."""
+
+    PAGE = 500
+
+    def __init__(self, stream: Iterator[tuple[int, Outcome]]):
+        self._stream = stream
+        self._page: Iterator[tuple[int, Example]] = iter(())
+        self._coming: asyncio.Task[list[tuple[int, Example]]] | None = None
+        self._turn = asyncio.Lock()
+
+    async def next(self) -> tuple[int, Example] | None:
+        """The next (position, example), None at the end."""
+        row = next(self._page, None)
+        while row is None:
+            async with self._turn:
+                row = next(self._page, None)
+                if row is None:
+                    coming = self._coming or self._read()
+                    page = await asyncio.shield(coming)
+                    if not page:
+                        self._coming = coming
+                        return None
+                    self._coming = self._read()
+                    self._page = iter(page)
+        return row
+
+    def _read(self) -> "asyncio.Task[list[tuple[int, Example]]]":
+        return asyncio.create_task(asyncio.to_thread(self._fetch))
+
+    def _fetch(self) -> list[tuple[int, Example]]:
+        rows = islice(self._stream, self.PAGE)
+        return [(position, outcome.example) for position, outcome in rows if outcome.example is not None]

@@ -259,7 +259,21 @@ def preferences(connection: Any) -> None:
     )
 
 
-MIGRATIONS = [initial, readings, preferences]
+def embeddings(connection: Any) -> None:
+    """A text is embedded once."""
+    create(
+        connection,
+        "embeddings",
+        "Vectors of texts.",
+        [
+            ("encoder", "VARCHAR", "Identity of the encoder: its weights, window and chunking."),
+            ("text", "VARCHAR", "Digest of the text."),
+            ("vector", "FLOAT[]", "Unit vector."),
+        ],
+    )
+
+
+MIGRATIONS = [initial, readings, preferences, embeddings]
 
 
 def pending(connection: Any) -> list[Any]:

@@ -1,23 +1,28 @@
-"""What a run would do, without doing it: which steps stand, why the others would run, and how much they would ask."""
+"""What a run would do, without doing it: which steps stand, why the others would run, and how much they would ask.
 
-import asyncio
-from collections.abc import Callable, Mapping
+Steps that would run are run, on a copy of what they read, with models that only look up answers (refinery/dryrun.py):
+a request that is not answered yet is counted, and what hangs on its answer has a bound.
+"""
+
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from refinery.context import Context
-from refinery.errors import RowError
-from refinery.models.base import Likelihood, Model, Prompt, Reply, Sampling
-from refinery.models.batcher import Batcher
-from refinery.models.cache import generation_digest, likelihood_digest, reusable
-from refinery.records import Message
+from refinery.dryrun import DryRun, Guess
 from refinery.spec import SOURCE, Spec
-from refinery.steps import Seen, Step, is_complete, read_source, recorded, resolve, seen
+from refinery.steps import (
+    Step,
+    again,
+    is_complete,
+    not_done,
+    readings,
+    recorded,
+    resolve,
+    tally,
+)
 from refinery.store import Row, Store
 
-LOOKUP_BATCH = 2000
 SHORT = 24
 """Characters to which a changed value is cut where it is named."""
 
@@ -34,47 +39,60 @@ class StepPlan:
     why: list[str]
     """What made it necessary: "min_cosine: 0.8 -> 0.7", "upstream close changed", "new", "12 rows to retry"."""
     rows: int | None
-    """Rows to work on; an upper bound where an upstream step runs too and may drop some."""
-    requests: int | None = None
-    """Requests for those rows at most; a search that stops early, or a row that fell back, needs fewer."""
-    answered: int | None = None
-    """Of the requests that these rows would make, how many the store answers; None where upstream is not known yet."""
+    """Rows to work on; an upper bound where an upstream step asks for something and may then drop some."""
+    requests: int = 0
+    """Requests that will be sent, at most; a search that stops early, or a row that falls back, needs fewer."""
+    at_least: int = 0
+    """Requests that will surely be sent. Equal to `requests` where nothing hangs on answers not yet given."""
+    answered: int = 0
+    """Requests of these rows that the store answers."""
     notes: list[str] = field(default_factory=list)
 
 
 def plan(spec: Spec, store: Store) -> list[StepPlan]:
-    """The plan of every step, "source" first. Reads the source, digests local models' weights, asks no model."""
-    source, outcomes = read_source(spec)
-    if is_complete(store, source):
-        plans = {SOURCE: StepPlan(SOURCE, SOURCE, [], source, "stands", [], 0)}
-    else:
-        plans = {SOURCE: StepPlan(SOURCE, SOURCE, [], source, "runs", _why_source(spec, store), len(outcomes))}
-    train = {o.example_id: n for n, o in enumerate(outcomes) if o.example is not None and o.example.split == "train"}
-    rows = {SOURCE: train}
-    for step in resolve(spec, source):
-        known = seen(store, step.fingerprint)
-        wanted = rows[step.upstream]
-        todo = {example_id for example_id in wanted if example_id not in known.ids or example_id in known.retry}
-        if plans[step.upstream].status == "runs":
-            rows[step.name] = wanted
-            plans[step.name] = _runs(step, _why(step, store, known), len(wanted))
-        elif todo or not is_complete(store, step.fingerprint):
-            rows[step.name] = wanted
-            answered = asyncio.run(_answered(step, spec, store, todo))
-            plans[step.name] = _runs(step, _why(step, store, known), len(todo), answered)
-        else:
-            rows[step.name] = known.handed_on
-            upstream = [step.upstream]
-            plans[step.name] = StepPlan(
-                step.name, step.op, upstream, step.fingerprint, "stands", [], 0, notes=_notes(step)
-            )
+    """The plan of every step, the sources first. Reads the sources, digests local models' weights, asks no model."""
+    with tempfile.TemporaryDirectory() as folder, readings(spec, store) as read:
+        dry = DryRun(spec, store, Path(folder))
+        plans: dict[str, StepPlan] = {}
+        known: dict[str, str] = {}
+        for name, each in read.items():
+            known[name] = each if isinstance(each, str) else each.fingerprint()
+            if is_complete(store, known[name]):
+                plans[name] = StepPlan(name, SOURCE, [], known[name], "stands", [], 0)
+            else:
+                assert not isinstance(each, str)
+                why = _why_source(name, spec, store)
+                plans[name] = StepPlan(name, SOURCE, [], known[name], "runs", why, each.rows)
+                dry.add_source(name, known[name], each)
+        for step in resolve(spec, known):
+            running = [up for up in step.upstream if plans[up].status == "runs"]
+            if not running and _stands(store, step):
+                plans[step.name] = StepPlan(
+                    step.name, step.op, step.upstream, step.fingerprint, "stands", [], 0, notes=_notes(step)
+                )
+            else:
+                plans[step.name] = _runs(step, _why(step, store, running), dry.run(step))
     return list(plans.values())
 
 
-def _runs(step: Step, why: list[str], rows: int, answered: int | None = None) -> StepPlan:
-    requests = step.module.requests(step.params) * rows if hasattr(step.module, "requests") else 0
-    upstream = [step.upstream]
-    return StepPlan(step.name, step.op, upstream, step.fingerprint, "runs", why, rows, requests, answered, _notes(step))
+def _stands(store: Store, step: Step) -> bool:
+    return is_complete(store, step.fingerprint) and not not_done(store, step) and not again(store, step)
+
+
+def _runs(step: Step, why: list[str], guess: Guess) -> StepPlan:
+    return StepPlan(
+        step.name,
+        step.op,
+        step.upstream,
+        step.fingerprint,
+        "runs",
+        why,
+        guess.rows,
+        guess.at_least + guess.more,
+        guess.at_least,
+        guess.answered,
+        _notes(step),
+    )
 
 
 def _notes(step: Step) -> list[str]:
@@ -84,22 +102,23 @@ def _notes(step: Step) -> list[str]:
 # --- why
 
 
-def _why_source(spec: Spec, store: Store) -> list[str]:
-    last = store.last_step(SOURCE)
+def _why_source(name: str, spec: Spec, store: Store) -> list[str]:
+    last = store.last_step(name)
     if last is None:
         return ["new"]
-    return _changed_keys(last["params"], spec.source.model_dump(mode="json")) or ["its rows changed"]
+    return _changed_keys(last["params"], spec.all_sources[name].model_dump(mode="json")) or ["its rows changed"]
 
 
-def _why(step: Step, store: Store, known: Seen) -> list[str]:
+def _why(step: Step, store: Store, running: list[str]) -> list[str]:
     """Against the last step of that name, whatever it was made of."""
     same = store.step(step.fingerprint)
     if same is not None:
-        if known.retry:
-            return [f"{len(known.retry)} rows to retry"]
+        known = tally(store, step.fingerprint)
+        if known.transient:
+            return [f"{known.transient} rows to retry"]
         if same["status"] == "complete":
-            return [f"upstream {step.upstream} runs"]
-        return [f"interrupted: {len(known.ids)} rows are done" if known.ids else "interrupted"]
+            return [f"upstream {', '.join(running or step.upstream)} runs"]
+        return [f"interrupted: {known.rows} rows are done" if known.rows else "interrupted"]
     last = store.last_step(step.name)
     if last is None:
         return ["new"]
@@ -112,7 +131,7 @@ def _why(step: Step, store: Store, known: Seen) -> list[str]:
         for name, identity in step.models.items()
         if last["models"].get(name, identity) != identity
     ]
-    why += [f"upstream {step.upstream} changed"] if list(last["upstream"]) != [step.reads] else []
+    why += [f"upstream {', '.join(step.upstream)} changed"] if list(last["upstream"]) != step.reads else []
     return why or ["seed changed"]
 
 
@@ -127,84 +146,3 @@ def _changed_keys(old: Row, new: Row) -> list[str]:
 def _short(value: Any) -> str:
     text = "none" if value is None else " ".join(str(value).split())
     return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
-
-
-# --- what is answered
-
-
-async def _answered(step: Step, spec: Spec, store: Store, todo: set[str]) -> int:
-    """How many of the requests that these rows make at once or after answered ones are in the store. The rows are run
-    through the op itself, with a provider that only looks up."""
-    lookup = _Lookup(step, store)
-    ctx = Context(step.name, spec.seed, lookup)
-
-    async def dry(example: Any) -> None:
-        try:
-            await step.module.apply(example, step.params, ctx)
-        except RowError:
-            pass
-
-    rows = [e for e in store.examples(step.reads) if e.id in todo and not e.fell_back]
-    try:
-        for start in range(0, len(rows), LOOKUP_BATCH):
-            await asyncio.gather(*(dry(example) for example in rows[start : start + LOOKUP_BATCH]))
-    finally:
-        lookup.close()
-    return lookup.found
-
-
-class _Lookup:
-    """A Provider whose models only know what the store holds, and which embeds nothing."""
-
-    def __init__(self, step: Step, store: Store):
-        self.step, self.found = step, 0
-        self.generations: Batcher[str, Any] = Batcher(_each(store.generations), max_batch=LOOKUP_BATCH)
-        self.likelihoods: Batcher[str, Any] = Batcher(_each(store.likelihoods), max_batch=LOOKUP_BATCH)
-
-    async def model(self, name: str) -> Model:
-        return _Stored(self.step.models[name], self)
-
-    async def embed(self, encoder: str, texts: list[str]) -> np.ndarray:
-        raise RowError("not_asked")
-
-    async def count_tokens(self, model: str, texts: list[str]) -> list[int]:
-        raise RowError("not_asked")
-
-    def close(self) -> None:
-        self.generations.close()
-        self.likelihoods.close()
-
-
-@dataclass(slots=True)
-class _Stored:
-    identity: str
-    lookup: _Lookup
-
-    async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
-        rows = await self.lookup.generations(generation_digest(self.identity, prompt, sampling, sample))
-        row = reusable(rows or (), sampling.max_tokens)
-        if row is None:
-            raise RowError("not_asked")
-        self.lookup.found += 1
-        return Reply(row["text"], row["finish_reason"], row["prompt_tokens"], row["completion_tokens"], cached=True)
-
-    async def loglikelihood(self, messages: list[Message], continuation: str) -> Likelihood:
-        row = await self.lookup.likelihoods(likelihood_digest(self.identity, messages, continuation))
-        if row is None:
-            raise RowError("not_asked")
-        self.lookup.found += 1
-        return Likelihood(row["logprobs"])
-
-    async def user_slot(self) -> str:
-        raise RowError("not_asked")
-
-    async def close(self) -> None:
-        pass
-
-
-def _each(find: Callable[[list[str]], Mapping[str, Any]]) -> Callable[[list[str]], list[Any]]:
-    def run(names: list[str]) -> list[Any]:
-        found = find(names)
-        return [found.get(name) for name in names]
-
-    return run

@@ -11,10 +11,17 @@ Message = dict[str, str]
 Action = Literal["kept", "changed", "fell_back", "dropped", "created"]
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str).encode
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces, in ASCII."""
+    return _canonical(value).encode("ascii")
+
+
 def digest(value: Any, length: int = 32) -> str:
-    """Hex SHA-256 prefix of the canonical JSON of `value` (sorted keys, no spaces), so that equal means equal."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:length]
+    """Hex SHA-256 prefix of the canonical JSON of `value`, so that equal means equal."""
+    return hashlib.sha256(canonical(value)).hexdigest()[:length]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from refinery.models.cache import CachedModel, Counts
 from refinery.models.counting import TokenCounter
 from refinery.spec import ModelSpec
 from refinery.store import Store
+from refinery.vectors import StoredEncoder
 
 ENCODER_BATCH = 256
 """Rows embedded together, at most."""
@@ -32,17 +33,19 @@ class Services:
 
     async def model(self, name: str) -> CachedModel:
         """The model of that name in the spec, opened in a thread, since weights may have to be read."""
+        if opened := self._models.get(name):
+            return opened
         async with self._opening[name]:
             if name not in self._models:
-                opened = await asyncio.to_thread(models.open_model, self.specs[name], name)
-                self._models[name] = CachedModel(opened, self.store, self.journal)
+                model = await asyncio.to_thread(models.open_model, self.specs[name], name)
+                self._models[name] = CachedModel(model, self.store, self.journal)
         return self._models[name]
 
     async def embed(self, encoder: str, texts: list[str]) -> np.ndarray:
         """(n, d) float32 unit vectors."""
         async with self._opening[encoder]:
             if encoder not in self._encoders:
-                opened = await asyncio.to_thread(Encoder, encoder)
+                opened = StoredEncoder(await asyncio.to_thread(Encoder, encoder), self.store)
                 run = lambda rows: _embed(opened, rows)  # noqa: E731
                 self._encoders[encoder] = Batcher(run, max_batch=ENCODER_BATCH, name="encoder")
         return await self._encoders[encoder](texts)
@@ -64,7 +67,7 @@ class Services:
             encoder.close()
 
 
-def _embed(encoder: Encoder, rows: list[list[str]]) -> list[np.ndarray]:
+def _embed(encoder: StoredEncoder, rows: list[list[str]]) -> list[np.ndarray]:
     """One pass over the distinct texts of many rows."""
     index = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
     vectors = encoder.encode(list(index))

@@ -1,18 +1,25 @@
-"""From the spec's `source` to Outcome rows: read, understood, identified and split, or dropped with a reason."""
+"""From the spec's `source` to Outcome rows: read, understood, identified and split, or dropped with a reason.
+
+A source is read once, in a stream, and kept on disk for as long as it is needed, so that memory does not grow with it:
+what an id or a split hangs on (equal rows before it, all groups) is 32 bytes a row.
+"""
 
 import datetime
 import decimal
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import hashlib
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from refinery import readers, shapes
 from refinery.errors import RowError, UserError, did_you_mean
 from refinery.readers import Raw
-from refinery.records import Example, Outcome, digest
+from refinery.records import Example, Outcome, canonical, digest
 from refinery.shapes import CHAT_COLUMNS
 from refinery.spec import Spec
 from refinery.spec_models import SourceSpec, SplitSpec
@@ -20,33 +27,174 @@ from refinery.spec_models import SourceSpec, SplitSpec
 LAB_COLUMNS = ("question", "answer", "key", "case", "domain")
 SHOWN = 5
 """Bad rows named in a refusal."""
+VERSION = 1
+SPLITS = ("train", "validation", "test")
 
 unreadable_columns = shapes.unreadable
 
 
 def load(spec: Spec) -> list[Outcome]:
-    """Read every row: one outcome each, in order, "kept" with its Example, or "dropped" with its reason and place.
-
-    The same content gives the same rows, ids and splits, wherever it stands. UserError where nothing can be read, where
-    no row is left, and, under on_bad_row: refuse, where any row is bad.
-    """
+    """Every row of the main source: see `Reading`."""
     return read_source(spec.source)
 
 
 def read_source(source: SourceSpec) -> list[Outcome]:
-    """See `load`."""
-    raws = list(islice(_raw_rows(source), source.limit))
-    columns = list(dict.fromkeys(name for raw in raws for name in raw.values or ()))
-    if columns and (message := unreadable_columns(source, columns)):
-        raise UserError(f"source: {message}")
-    seen: Counter[str] = Counter()
-    outcomes = [_outcome(source, columns, raw, seen) for raw in raws]
-    bad = [outcome for outcome in outcomes if outcome.example is None]
-    if bad and source.on_bad_row == "refuse":
-        raise UserError(_refusal(bad, len(outcomes)))
-    if len(bad) == len(outcomes):
-        raise UserError("source: no rows" if not bad else f"source: all {len(bad)} rows are bad: {_shown(bad)}")
-    return _with_splits(outcomes, source.split)
+    with Reading(source) as reading:
+        return list(reading.outcomes())
+
+
+class Reading:
+    """A source, read: one outcome for each row, in order, "kept" with its Example, or "dropped" with reason and place.
+
+    The same content gives the same rows, ids and splits, wherever it stands. UserError where nothing can be read, where
+    no row is left, and, under on_bad_row: refuse, where any row is bad. Close it, or use it in a `with`.
+    """
+
+    def __init__(self, source: SourceSpec, name: str = "source"):
+        self.source, self.name = source, name
+        self.rows = self.train_rows = 0
+        with _Spool() as raws:
+            columns: dict[str, None] = {}
+            for raw in islice(_raw_rows(source), source.limit):
+                columns.update(dict.fromkeys(raw.values or ()))
+                raws.add((raw.place, raw.values, raw.reason, raw.detail))
+            if columns and (message := unreadable_columns(source, list(columns))):
+                raise UserError(f"{name}: {message}")
+            self._converted = _Spool()
+            try:
+                self._convert(raws, list(columns))
+            except BaseException:
+                self._converted.close()
+                raise
+
+    def __enter__(self) -> "Reading":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._converted.close()
+
+    def _convert(self, raws: "_Spool", columns: list[str]) -> None:
+        contents, groups, good = bytearray(), bytearray(), bytearray()
+        by = self.source.split.by
+        bad: list[Any] = []
+        for place, values, reason, detail in raws:
+            row = _converted(self.source, columns, Raw(place, values, reason, detail))
+            if len(row) == 2:
+                content = digest(["bad", values if values is not None else detail])
+                if len(bad) < SHOWN:
+                    bad.append(row)
+            else:
+                content = digest([row[0], row[1]])
+            self._converted.add(row)
+            contents += bytes.fromhex(content)
+            groups += bytes.fromhex(digest(row[2][by])) if by is not None and len(row) == 3 else bytes(16)
+            good.append(len(row) == 3)
+        self.rows = len(good)
+        kept = np.frombuffer(good, dtype=bool)
+        wrong = int((~kept).sum())
+        if wrong and self.source.on_bad_row == "refuse":
+            raise UserError(f"{self.name}: {_refusal(bad, wrong, self.rows)}")
+        if wrong == self.rows:
+            shown = _shown(bad)
+            raise UserError(f"{self.name}: no rows" if not wrong else f"{self.name}: all {wrong} rows are bad: {shown}")
+        self._ids = _ids(contents)
+        if by is None:
+            groups = bytearray(b"".join(bytes.fromhex(digest(self._id(i))) for i in range(self.rows)))
+        self._splits = np.full(self.rows, 255, dtype=np.uint8)
+        self._splits[kept] = _assigned(np.frombuffer(groups, dtype="S16").reshape(-1)[kept], self.source.split)
+        self.train_rows = int((self._splits == 0).sum())
+
+    def _id(self, row: int) -> str:
+        """Appending, deleting or editing other rows leaves an id alone."""
+        content, number = self._ids
+        return digest([content[16 * row : 16 * row + 16].hex(), int(number[row])], 20)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """One for each row, in order; may be called again."""
+        for i, row in enumerate(self._converted):
+            example_id = self._id(i)
+            if len(row) == 2:
+                yield Outcome(example_id, "dropped", row[0], None, {}, row[1])
+                continue
+            prompt, answer, meta = row
+            split = SPLITS[self._splits[i]]
+            example = Example(id=example_id, prompt=prompt, answer=answer, response=answer, split=split, meta=meta)
+            yield Outcome(example_id, "kept", "ok", example)
+
+    def fingerprint(self) -> str:
+        """Digest of what was read and not where from: a file that moved, or a template that renders the same prompts,
+        changes nothing downstream."""
+        found = hashlib.sha256(b'{"op":"source","rows":[')
+        for i, outcome in enumerate(self.outcomes()):
+            found.update((b"," if i else b"") + canonical(_content(outcome)))
+        found.update(f'],"version":{VERSION}}}'.encode("ascii"))
+        return found.hexdigest()[:32]
+
+
+def _content(outcome: Outcome) -> list[Any]:
+    example = outcome.example
+    if example is None:
+        return [outcome.example_id, outcome.reason]
+    return [example.id, example.prompt, example.answer, example.split, example.meta]
+
+
+def reading_key(source: SourceSpec) -> str | None:
+    """Digest of the files and settings that a reading hangs on; None where only reading tells (the hub)."""
+    files = [source.path] if source.path else list(source.sql.tables.values()) if source.sql else []
+    if source.hub is not None or any(not Path(file).is_file() for file in files):
+        return None
+    found = [_file_digest(Path(file)) for file in files]
+    return digest({"version": VERSION, "files": found, "settings": source.model_dump(mode="json")})
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Spool:
+    """Rows on disk, in order, a thousand at a time; our own objects, in a file that has no name."""
+
+    CHUNK = 1000
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()
+        self._waiting: list[Any] = []
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def add(self, row: Any) -> None:
+        self._waiting.append(row)
+        if len(self._waiting) == self.CHUNK:
+            self._write()
+
+    def _write(self) -> None:
+        self._file.seek(0, 2)
+        pickle.dump(self._waiting, self._file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._waiting = []
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._waiting:
+            self._write()
+        at = 0
+        while True:
+            self._file.seek(at)
+            try:
+                chunk = pickle.load(self._file)
+            except EOFError:
+                return
+            at = self._file.tell()
+            yield from chunk
 
 
 def peek(source: SourceSpec) -> tuple[list[str] | None, list[tuple[tuple[str, ...], str]]]:
@@ -98,8 +246,8 @@ def _raw_rows(source: SourceSpec) -> Iterator[Raw]:
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _outcome(source: SourceSpec, columns: Sequence[str], raw: Raw, seen: Counter[str]) -> Outcome:
-    """The row as an Example, still without its split. Its id: prompt, answer, and how many equal ones came before."""
+def _converted(source: SourceSpec, columns: Sequence[str], raw: Raw) -> tuple[Any, ...]:
+    """(prompt, answer, meta), or (reason, detail with the place) of a bad row."""
     try:
         if raw.values is None:
             raise RowError(raw.reason, raw.detail)
@@ -110,18 +258,20 @@ def _outcome(source: SourceSpec, columns: Sequence[str], raw: Raw, seen: Counter
         prompt, answer = shapes.convert(source, columns, values)
     except RowError as error:
         detail = f"{raw.place}: {error.detail}" if error.detail else raw.place
-        id_ = _id(["bad", raw.values if raw.values is not None else raw.detail], seen)
-        return Outcome(id_, "dropped", error.reason, None, {}, detail.encode("utf-8", "replace").decode("utf-8"))
-    meta = {name: value for name, value in values.items() if name not in CHAT_COLUMNS}
-    example = Example(id=_id([prompt, answer], seen), prompt=prompt, answer=answer, response=answer, meta=meta)
-    return Outcome(example.id, "kept", "ok", example)
+        return error.reason, detail.encode("utf-8", "replace").decode("utf-8")
+    return prompt, answer, {name: value for name, value in values.items() if name not in CHAT_COLUMNS}
 
 
-def _id(content: Any, seen: Counter[str]) -> str:
-    """Appending, deleting or editing other rows leaves an id alone."""
-    key = digest(content)
-    seen[key] += 1
-    return digest([key, seen[key]], 20)
+def _ids(contents: bytes | bytearray) -> tuple[bytes, np.ndarray]:
+    """What a row's id is made of: its content's digest (16 bytes) and how many equal rows stand up to it, from 1."""
+    keys = np.frombuffer(contents, dtype=">u8").reshape(-1, 2)
+    order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
+    new = np.ones(len(keys), dtype=bool)
+    new[1:] = (keys[order][1:] != keys[order][:-1]).any(axis=1)
+    starts = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
+    number = np.empty(len(keys), dtype=np.int64)
+    number[order] = np.arange(len(keys)) - starts + 1
+    return bytes(contents), number
 
 
 def plain(value: Any) -> Any:
@@ -141,28 +291,17 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _refusal(bad: list[Outcome], total: int) -> str:
-    rest = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+def _refusal(bad: list[Any], wrong: int, total: int) -> str:
+    rest = f"; and {wrong - SHOWN} more" if wrong > SHOWN else ""
     cure = "mend them, or leave them out with on_bad_row: drop"
-    return f"source: {len(bad)} of {total} rows are bad: {_shown(bad)}{rest} ({cure})"
+    return f"{wrong} of {total} rows are bad: {_shown(bad)}{rest} ({cure})"
 
 
-def _shown(bad: list[Outcome]) -> str:
-    return "; ".join(f"{outcome.reason} at {outcome.detail}" for outcome in bad[:SHOWN])
+def _shown(bad: Iterable[Any]) -> str:
+    return "; ".join(f"{reason} at {detail}" for reason, detail in bad)
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------
-
-
-def _with_splits(outcomes: list[Outcome], split: SplitSpec) -> list[Outcome]:
-    groups = [(o.example.meta[split.by] if split.by else o.example.id) if o.example else None for o in outcomes]
-    names = assign([group for group in groups if group is not None], split)
-    placed = []
-    for outcome, group in zip(outcomes, groups, strict=True):
-        if outcome.example is not None:
-            outcome = replace(outcome, example=replace(outcome.example, split=names[digest(group)]))
-        placed.append(outcome)
-    return placed
 
 
 def assign(groups: Sequence[Any], split: SplitSpec) -> dict[str, str]:
@@ -171,12 +310,21 @@ def assign(groups: Sequence[Any], split: SplitSpec) -> dict[str, str]:
     Groups stand in the order of a hash of (seed, value) and fill train, validation and test one after another; a group
     goes where its middle falls, so the shares are exact to half a group at each of the two cuts.
     """
-    sizes = Counter(digest(group) for group in groups)
+    names = [digest(group) for group in groups]
+    codes = _assigned(np.frombuffer(b"".join(map(bytes.fromhex, names)), dtype="S16"), split) if names else ()
+    return {name: SPLITS[code] for name, code in zip(names, codes, strict=True)}
+
+
+def _assigned(groups: np.ndarray, split: SplitSpec) -> np.ndarray:
+    """(n,) index into SPLITS for each row, of (n,) digests of its group."""
+    keys = groups.view(">u8").reshape(-1, 2)
+    distinct, inverse, sizes = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    ranks = b"".join(bytes.fromhex(digest([split.seed or 0, key.tobytes().hex()])) for key in distinct)
+    rank = np.frombuffer(ranks, dtype=">u8").reshape(-1, 2)
+    order = np.lexsort((rank[:, 1], rank[:, 0]))
+    middle = np.cumsum(sizes[order]) - sizes[order] / 2
     train, validation = split.train or 0.0, split.validation or 0.0
-    result: dict[str, str] = {}
-    before = 0
-    for key in sorted(sizes, key=lambda key: digest([split.seed or 0, key])):
-        middle = (before + sizes[key] / 2) / len(groups)
-        result[key] = "train" if middle < train else "validation" if middle < train + validation else "test"
-        before += sizes[key]
-    return result
+    middle = middle / len(groups)
+    codes = np.empty(len(distinct), dtype=np.uint8)
+    codes[order] = np.where(middle < train, 0, np.where(middle < train + validation, 1, 2))
+    return codes[inverse.reshape(-1)]

@@ -4,7 +4,7 @@
 graph, train nor evaluate gets all three as the paper has them; one that names any of them gets only what it names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from refinery.records import digest
 from refinery.spec_models import (
     EvaluateSpec,
     HubSource,
+    LimitsSpec,
     MethodSpec,
     ModelSpec,
     Name,
@@ -47,10 +48,14 @@ class Spec(Section):
     models: dict[Name, ModelSpec] = Field(default_factory=dict)
     """Who writes text. "self", the base model in this process, is there unless it is given."""
     source: SourceSpec
+    sources: dict[Name, SourceSpec] = Field(default_factory=dict)
+    """Further data sets, by the names under which steps read them: general data to mix in, test items to keep out.
+    All of their rows are for training unless they say how to split."""
     graph: dict[Name, StepSpec] = Field(default_factory=dict)
     train: TrainSpec | None = None
     evaluate: EvaluateSpec | None = None
     report: ReportSpec = Field(default_factory=ReportSpec)
+    limits: LimitsSpec = Field(default_factory=LimitsSpec)
     store: str = "runs/{name}/refinery.duckdb"
     """The database, relative to the current folder; checkpoints stand beside it."""
 
@@ -63,8 +68,11 @@ class Spec(Section):
                 model.model = self.model
                 model.revision = model.revision or self.revision
                 model.trust_remote_code = model.trust_remote_code or self.trust_remote_code
-        if self.source.split.seed is None:
-            self.source.split.seed = self.seed
+        for source in (self.source, *self.sources.values()):
+            if source is not self.source and "split" not in source.model_fields_set:
+                source.split = SplitSpec(train=1.0)
+            if source.split.seed is None:
+                source.split.seed = self.seed
         if self.train:
             self.train.data = self.train.data or (list(self.graph)[-1] if self.graph else SOURCE)
             for method in self.train.methods.values():
@@ -77,9 +85,16 @@ class Spec(Section):
     def store_path(self) -> Path:
         return Path(self.store)
 
+    @property
+    def all_sources(self) -> dict[str, SourceSpec]:
+        """By the names that `from:` and `data:` call them; the main one first."""
+        return {SOURCE: self.source, **self.sources}
+
     def public(self) -> dict[str, Any]:
         """The whole spec as plain data in the shape of its YAML, defaults filled in, without secrets."""
         data = self.model_dump(mode="json", by_alias=True)
+        for key in ("sources",) if not self.sources else ():
+            del data[key]
         for part in (data["graph"], (data["train"] or {}).get("methods", {})):
             for entry in part.values():
                 entry.update(entry.pop("params"))
@@ -116,7 +131,8 @@ def order(spec: Spec) -> list[str]:
     done: list[str] = []
     waiting = dict(spec.graph)
     while waiting:
-        ready = next((n for n, s in waiting.items() if all(u == SOURCE or u in done for u in s.upstream)), None)
+        known = {*spec.all_sources, *done}
+        ready = next((n for n, s in waiting.items() if known.issuperset(s.upstream)), None)
         if ready is None:
             raise ValueError(f"a cycle, or an unknown step, among {', '.join(waiting)}")
         done.append(ready)
@@ -124,14 +140,15 @@ def order(spec: Spec) -> list[str]:
     return done
 
 
-def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], source_digest: str) -> dict[str, str]:
-    """Step name to the digest of everything that shapes its rows; "source" maps to `source_digest`.
+def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], sources: str | Mapping[str, str]) -> dict[str, str]:
+    """Step name to the digest of everything that shapes its rows; sources have theirs from `sources` (a text is that
+    of the main one).
 
     That is the op and its VERSION, its parameters with every default, the identity of each model it names (not the
     name, nor an address), the seed, and the fingerprints it reads from. A step's own name is not part of it.
     """
     known: dict[str, str] = {}
-    found = {SOURCE: source_digest}
+    found = {SOURCE: sources} if isinstance(sources, str) else dict(sources)
     for name in order(spec):
         step = spec.graph[name]
         params = step.params.model_dump(mode="json", exclude=_added_later(step))
@@ -169,6 +186,7 @@ __all__ = [
     "SOURCE",
     "EvaluateSpec",
     "HubSource",
+    "LimitsSpec",
     "MethodSpec",
     "ModelSpec",
     "ReportSpec",

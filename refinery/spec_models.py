@@ -28,22 +28,50 @@ class Section(BaseModel):
     )
 
 
+class Price(Section):
+    """USD per million tokens."""
+
+    input: NonNegativeFloat
+    output: NonNegativeFloat
+
+
 class ModelSpec(Section):
     """One way to get text or likelihoods; steps name it. `model` left out is the spec's own model."""
 
-    backend: Literal["transformers", "openai"] = "transformers"
-    """transformers runs in this process; openai asks any OpenAI-compatible server (vLLM, a provider)."""
+    backend: Literal["transformers", "openai", "vllm"] = "transformers"
+    """transformers runs in this process; vllm starts `vllm serve` on this machine for the run; openai asks any
+    OpenAI-compatible server (one that is up already, a provider)."""
     model: str = ""
+    adapter: str | None = None
+    """A LoRA adapter's folder (peft), put on `model`; backends transformers and vllm."""
     base_url: str | None = None
     """The server's address up to and including /v1. It may change without a step running again."""
+    base_urls: list[str] = []
+    """Several servers of the same model: the least loaded is asked first, one that is down is left out for a while."""
     provider: str | None = None
     """Says which of several servers of one model answered, where that matters; part of the cache key."""
     api_key: SecretStr | None = Field(default=None, exclude=True)
     """Written "${OPENAI_API_KEY}": taken from the environment, never stored, logged or fingerprinted."""
     concurrency: PositiveInt = 64
+    """Requests on the wire at each server, at most; fewer while it refuses or more would only queue."""
     timeout: PositiveFloat = 120.0
-    """Seconds per request."""
-    retries: int = Field(default=5, ge=0)
+    """Seconds per try."""
+    total_timeout: PositiveFloat | None = None
+    """Seconds for a request with all its tries and the waits between them."""
+    retries: int = Field(default=8, ge=0)
+    patience: PositiveFloat = 120.0
+    """Seconds for which servers that have answered before may be away without the run ending."""
+    price: Price | None = None
+    budget: PositiveFloat | None = None
+    """USD that one run may spend on this model; needs a price. What is on the wire when it is reached is still paid."""
+    likelihood: Literal["prompt_logprobs", "echo"] | None = None
+    """How an openai server scores text: vLLM's prompt_logprobs, or echo with logprobs. None: it does not."""
+    tokenizer: str | None = None
+    """A folder or hub id with the served model's tokenizer, for scoring and raw completions; `model` where left out."""
+    command: str = "vllm"
+    """The vllm program of backend vllm: a name on PATH or a path, which may lie in another environment."""
+    args: list[str] = []
+    """Further arguments of `vllm serve`: ["--enforce-eager", "--max-model-len=4096"]."""
     dtype: str = "auto"
     device: str = "auto"
     batch_size: PositiveInt = 32
@@ -53,6 +81,25 @@ class ModelSpec(Section):
     trust_remote_code: bool = False
     extra_body: dict[str, Any] = {}
     """Sent with every request as it stands, for what a server knows beyond the OpenAI fields."""
+
+    @property
+    def urls(self) -> list[str]:
+        return [*([self.base_url] if self.base_url else []), *self.base_urls]
+
+    @property
+    def scores_text(self) -> bool:
+        """Whether it gives likelihoods."""
+        return self.backend != "openai" or self.likelihood is not None
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """What goes to the chat template besides the messages."""
+        return self.extra_body.get("chat_template_kwargs") or {}
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """USD for so many tokens; None where no price is given."""
+        price = self.price
+        return (prompt_tokens * price.input + completion_tokens * price.output) / 1e6 if price else None
 
 
 class SplitSpec(Section):
@@ -149,6 +196,15 @@ class StepSpec(Section):
     @property
     def upstream(self) -> list[str]:
         return [self.from_] if isinstance(self.from_, str) else list(self.from_)
+
+
+class LimitsSpec(Section):
+    """When to stop a run early rather than spend more on it."""
+
+    failed: float = Field(default=0.5, gt=0, le=1)
+    """Share of a step's rows that may fail (not: be decided against) before the run stops; 1 never stops it."""
+    after: PositiveInt = 50
+    """Rows of the step that must have run first."""
 
 
 class SelectSpec(Section):

@@ -2,7 +2,8 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -11,12 +12,13 @@ from pydantic import BaseModel
 
 from refinery import catalog, models, sources
 from refinery.errors import UserError
-from refinery.records import Outcome, digest
+from refinery.records import Example, Outcome, digest
+from refinery.sources import Reading
 from refinery.spec import SOURCE, Spec, fingerprints, order
 from refinery.spec_types import marked
 from refinery.store import Store
 
-SOURCE_VERSION = 1
+SOURCE_VERSION = sources.VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,53 +30,108 @@ class Step:
     module: ModuleType
     params: BaseModel
     fingerprint: str
-    upstream: str
-    """Name of the step it reads, or "source"."""
-    reads: str
-    """That step's fingerprint."""
+    upstream: list[str]
+    """Names of the steps and sources it reads."""
+    reads: list[str]
+    """Their fingerprints."""
     models: dict[str, str]
     """Name in the spec to identity, for every model it names."""
 
+    @property
+    def is_table(self) -> bool:
+        return hasattr(self.module, "apply_all")
 
-def read_source(spec: Spec) -> tuple[str, list[Outcome]]:
-    """(fingerprint, one outcome for every row read, of all splits). The fingerprint digests what was read and not where
-    from: a file that moved, or a template that renders the same prompts, changes nothing downstream."""
-    outcomes = sources.load(spec)
-    rows = [_content(outcome) for outcome in outcomes]
-    return digest({"op": SOURCE, "version": SOURCE_VERSION, "rows": rows}), outcomes
-
-
-def _content(outcome: Outcome) -> list[Any]:
-    example = outcome.example
-    if example is None:
-        return [outcome.example_id, outcome.reason]
-    return [example.id, example.prompt, example.answer, example.split, example.meta]
+    @property
+    def needs_all(self) -> bool:
+        """Whether one row's outcome hangs on the others: then all rows are done again when any is."""
+        return self.is_table or (hasattr(self.module, "needs_all") and self.module.needs_all(self.params))
 
 
-def resolve(spec: Spec, source: str, *, fetch: bool = False) -> list[Step]:
-    """The spec's steps in running order, given the source's fingerprint.
+@contextmanager
+def readings(spec: Spec, store: Store) -> Iterator[dict[str, Reading | str]]:
+    """Source name to what was read, or to the fingerprint where the store knows the files already."""
+    with ExitStack() as stack:
+        found: dict[str, Reading | str] = {}
+        for name, source in spec.all_sources.items():
+            key = sources.reading_key(source)
+            known = store.reading(key) if key else None
+            if known and is_complete(store, known):
+                found[name] = known
+            else:
+                found[name] = stack.enter_context(Reading(source, name))
+        yield found
+
+
+def source_fingerprints(spec: Spec, store: Store) -> dict[str, str]:
+    """Source name to fingerprint; reads what the store has not read."""
+    with readings(spec, store) as found:
+        return {name: each if isinstance(each, str) else each.fingerprint() for name, each in found.items()}
+
+
+def store_sources(spec: Spec, store: Store, run_id: str) -> dict[str, str]:
+    """As `source_fingerprints`, with all rows of all splits in the store, bad ones included, as a step that made
+    them."""
+    result = {}
+    with readings(spec, store) as found:
+        for name, each in found.items():
+            fingerprint = result[name] = each if isinstance(each, str) else each.fingerprint()
+            source = spec.all_sources[name]
+            params = source.model_dump(mode="json")
+            if not isinstance(each, str) and not is_complete(store, fingerprint):
+                store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
+                for batch in _batches(enumerate(each.outcomes())):
+                    store.add_outcomes(fingerprint, batch)
+                store.finish_step(fingerprint)
+            if not isinstance(each, str) and (key := sources.reading_key(source)):
+                store.add_reading(key, fingerprint)
+    return result
+
+
+def _batches(rows: Iterable[tuple[int, Outcome]], size: int = 5000) -> Iterator[list[tuple[int, Outcome]]]:
+    batch = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def resolve(spec: Spec, source: Mapping[str, str], *, fetch: bool = False) -> list[Step]:
+    """The spec's steps in running order, given the sources' fingerprints.
 
     A hub model that is not on this machine goes by its name; `fetch` downloads it, so that it goes by its weights as
-    it will from then on. UserError for a step that reads several steps with an op that takes one, or that asks a
-    server for likelihoods.
+    it will from then on. UserError for a step that reads more or fewer steps than its op takes, or that asks a server
+    for likelihoods which it does not give.
     """
     identity = functools.partial(models.identity, fetch=fetch)
     known = fingerprints(spec, identity, source)
     steps = []
     for name in order(spec):
         step = spec.graph[name]
-        if len(step.upstream) != 1:
-            raise UserError(f"step {name}: {step.op} reads one step, not {len(step.upstream)}")
-        named = {model: identity(spec.models[model]) for _, model in marked(step.params, "model")}
-        (upstream,) = step.upstream
         module = catalog.module(catalog.OPS, step.op)
+        if message := wrong_reads(module, step.op, len(step.upstream)):
+            raise UserError(f"step {name}: {message}")
+        named = {model: identity(spec.models[model]) for _, model in marked(step.params, "model")}
         _check_scoring(name, module, step.params, spec)
-        steps.append(Step(name, step.op, module, step.params, known[name], upstream, known[upstream], named))
+        reads = [known[upstream] for upstream in step.upstream]
+        steps.append(Step(name, step.op, module, step.params, known[name], list(step.upstream), reads, named))
     return steps
 
 
+def wrong_reads(module: ModuleType, op: str, given: int) -> str | None:
+    """What is wrong with the number of steps that an op reads, or None."""
+    low, high = getattr(module, "READS", (1, 1))
+    if given < low:
+        return f"op {op} reads {low} steps or more, not {given}"
+    if high is not None and given > high:
+        return f"op {op} reads {'one step' if high == 1 else f'at most {high} steps'}, not {given}"
+    return None
+
+
 def _check_scoring(name: str, module: ModuleType, params: BaseModel, spec: Spec) -> None:
-    """A server gives no likelihoods: said before hours of rewriting, not after."""
+    """Not every model gives likelihoods: said before hours of rewriting, not after."""
     for model in module.scored_by(params) if hasattr(module, "scored_by") else []:
         if spec.models[model].backend == "openai":
             raise UserError(
@@ -83,31 +140,53 @@ def _check_scoring(name: str, module: ModuleType, params: BaseModel, spec: Spec)
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A step's outcomes without their texts."""
+# --- what the store has of a step
 
-    ids: set[str]
-    retry: set[str]
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A step's outcomes, counted."""
+
+    rows: int
+    transient: int
     """Rows with a transient failure, to be asked again."""
-    handed_on: dict[str, int]
-    """Example id to position of the rows that later steps get: of the train split, not dropped. Positions are the
-    source's own, whatever was dropped on the way, so that a row that comes back has its old place."""
     counts: Counter[tuple[str, str]]
     """(action, reason) to rows."""
 
 
-def seen(store: Store, fingerprint: str) -> Seen:
-    """What the store has of a step; empty for one that never ran."""
-    sql = """SELECT o.example_id, o.position, o.action, o.reason, o.transient, e.split
-             FROM outcomes o LEFT JOIN examples e USING (body) WHERE o.step = ? ORDER BY o.position"""
-    rows = store.query(sql, [fingerprint])
-    return Seen(
-        ids={row["example_id"] for row in rows},
-        retry={row["example_id"] for row in rows if row["transient"]},
-        handed_on={row["example_id"]: row["position"] for row in rows if row["split"] == "train"},
-        counts=Counter((row["action"], row["reason"]) for row in rows),
-    )
+def tally(store: Store, fingerprint: str) -> Tally:
+    counts: Counter[tuple[str, str]] = Counter()
+    transient = 0
+    for row in store.funnel(fingerprint):
+        counts[row["action"], row["reason"]] += row["n"]
+        transient += row["n"] if row["transient"] else 0
+    return Tally(counts.total(), transient, counts)
+
+
+HANDED_ON = """SELECT o.example_id, o.position FROM outcomes o JOIN examples e USING (body)
+               WHERE list_contains(?::VARCHAR[], o.step) AND e.split = 'train'"""
+"""The rows that later steps get: of the train split, not dropped. Positions are the source's own in row steps, whatever
+was dropped on the way, so that a row that comes back has its old place."""
+
+
+def handed_on(store: Store, fingerprints: Sequence[str]) -> int:
+    """How many distinct rows the steps hand on together."""
+    sql = f"SELECT count(DISTINCT example_id) AS n FROM ({HANDED_ON})"
+    return int(store.query(sql, [list(fingerprints)])[0]["n"])
+
+
+def not_done(store: Store, step: Step) -> int:
+    """Rows handed on to the step that have no outcome yet, or a transient one."""
+    sql = f"""SELECT count(DISTINCT example_id) AS n FROM ({HANDED_ON}) WHERE example_id NOT IN
+              (SELECT example_id FROM outcomes WHERE step = ? AND NOT transient)"""
+    return int(store.query(sql, [step.reads, step.fingerprint])[0]["n"])
+
+
+def again(store: Store, step: Step) -> list[str]:
+    """Ids of the step's outcomes that cannot stay: transient ones, and those of rows it is not given any more."""
+    sql = f"""SELECT example_id FROM outcomes WHERE step = ? AND action <> 'created'
+              AND (transient OR example_id NOT IN (SELECT example_id FROM ({HANDED_ON})))"""
+    return [row["example_id"] for row in store.query(sql, [step.fingerprint, step.reads])]
 
 
 def is_complete(store: Store, fingerprint: str) -> bool:
@@ -117,23 +196,38 @@ def is_complete(store: Store, fingerprint: str) -> bool:
 
 def stands(store: Store, fingerprint: str) -> bool:
     """Whether the step is complete and no row of it waits to be asked again."""
-    return is_complete(store, fingerprint) and not seen(store, fingerprint).retry
+    return is_complete(store, fingerprint) and not tally(store, fingerprint).transient
 
 
 def forget_downstream(store: Store, fingerprint: str, example_ids: Iterable[str]) -> None:
     """Before rows of a step are made anew: delete what every later step in the store made of them, of other specs
-    too, and mark those steps as running, so that they ask for these rows again and never pass for complete."""
-    ids = set(example_ids)
+    too, and mark those steps as running, so that they ask for these rows again and never pass for complete. What a
+    table step made of them stays until it runs: it does all of its rows again."""
+    ids = list(dict.fromkeys(example_ids))
+    if not ids:
+        return
     rows = store.query("SELECT * FROM steps")
     stale, grew = {fingerprint}, True
     while grew:
         later = {row["fingerprint"] for row in rows if stale & set(row["upstream"])} - stale
         stale |= later
         grew = bool(later)
+    sql = "SELECT count(*) AS n FROM outcomes WHERE step = ? AND example_id IN (SELECT unnest(?::VARCHAR[]))"
     for row in rows:
-        if row["fingerprint"] in stale - {fingerprint} and seen(store, row["fingerprint"]).ids & ids:
+        if row["fingerprint"] in stale - {fingerprint} and store.query(sql, [row["fingerprint"], ids])[0]["n"]:
             store.replace("steps", [{**row, "status": "running", "finished_at": None}], ["fingerprint"])
-            store.delete_outcomes(row["fingerprint"], list(ids))
+            if not _is_table(row["op"]):
+                store.delete_outcomes(row["fingerprint"], ids)
+
+
+def start(store: Store, step: Step, run_id: str) -> None:
+    """Mark the step as running; what it has stays."""
+    version, params = step.module.VERSION, recorded(step)
+    store.start_step(step.fingerprint, run_id, step.name, step.op, version, params, step.reads, step.models)
+
+
+def _is_table(op: str) -> bool:
+    return op in catalog.names(catalog.OPS) and hasattr(catalog.module(catalog.OPS, op), "apply_all")
 
 
 def data_fingerprint(store: Store, fingerprint: str) -> str:
@@ -145,3 +239,28 @@ def data_fingerprint(store: Store, fingerprint: str) -> str:
 def recorded(step: Step) -> dict[str, Any]:
     """What the store notes of a step's parameters: every one, defaults included."""
     return step.params.model_dump(mode="json")
+
+
+class StoredTable:
+    """The train rows of a stored step, as a table operation sees them (refinery/tableops.py)."""
+
+    def __init__(self, name: str, store: Store, fingerprint: str):
+        self.name = name
+        self._store, self._fingerprint = store, fingerprint
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        rows = self._store.query(f"{HANDED_ON} ORDER BY o.position", [[self._fingerprint]])
+        return [row["example_id"] for row in rows]
+
+    @functools.cached_property
+    def _length(self) -> int:
+        return handed_on(self._store, [self._fingerprint])
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Example]:
+        for _, outcome in self._store.stream(self._fingerprint, split="train"):
+            assert outcome.example is not None
+            yield outcome.example

@@ -320,6 +320,23 @@ class Store:
         sql = "SELECT digest, logprobs FROM likelihoods WHERE digest IN (SELECT unnest(?::VARCHAR[]))"
         return {row["digest"]: row for row in (self.query(sql, [list(digests)]) if digests else [])}
 
+    def add_embeddings(self, encoder: str, texts: Sequence[str], vectors: np.ndarray) -> None:
+        """(n, d) float32 for the n digests of texts (refinery/vectors.py)."""
+        rows = [{"encoder": encoder, "text": t, "vector": v.tolist()} for t, v in zip(texts, vectors, strict=True)]
+        self.replace("embeddings", rows, ["encoder", "text"])
+
+    def embeddings(self, encoder: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Of these digests of texts, those that are here, each with its (d,) float32 vector."""
+        found: dict[str, np.ndarray] = {}
+        sql = "SELECT text, vector FROM embeddings WHERE encoder = ? AND text IN (SELECT unnest(?::VARCHAR[]))"
+        if not texts:
+            return found
+        with self._open(write=False) as connection:
+            columns = connection.execute(sql, [encoder, list(texts)]).fetchnumpy()
+        for text, vector in zip(columns["text"], columns["vector"], strict=True):
+            found[text] = np.asarray(vector, dtype=np.float32)
+        return found
+
     # ---- training
 
     def start_checkpoint(

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 LAYOUT = """
 checkpoints: fingerprint run_id name method role seed params data_fingerprint base path status manifest started_at finished_at
 diagnostics: step family name value n low high detail against
+embeddings: encoder text vector
 examples: body prompt answer split parents meta
 generations: digest model request max_tokens text finish_reason prompt_tokens completion_tokens created_at
 likelihoods: digest model request logprobs created_at

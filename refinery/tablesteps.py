@@ -1,0 +1,53 @@
+"""Run one table step: all rows in, all outcomes out, and only what differs from before is redone further down."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from refinery.context import Context
+from refinery.records import Outcome
+from refinery.steps import Step, StoredTable, forget_downstream, start
+from refinery.store import Store
+
+BATCH = 2000
+DRAFT = "+"
+"""Put behind a step's fingerprint while its outcomes are being written: they take their place all at once."""
+
+
+async def run_table(step: Step, store: Store, run_id: str, ctx: Context, progress: Callable[[int], None]) -> None:
+    """Run `apply_all` and store its outcomes in their order.
+
+    A row that is not what it was (or stands elsewhere) makes later row steps do it again; the others stand.
+    RuntimeError, a bug in the op, where a row is answered for twice.
+    """
+    start(store, step, run_id)
+    draft = step.fingerprint + DRAFT
+    store.drop_outcomes(draft)
+    tables = [StoredTable(name, store, reads) for name, reads in zip(step.upstream, step.reads, strict=True)]
+    outcomes: Iterable[Outcome] = await step.module.apply_all(tables, step.params, ctx)
+    batch: list[tuple[int, Outcome]] = []
+    for position, outcome in enumerate(_once(step, outcomes)):
+        batch.append((position, outcome))
+        if len(batch) == BATCH:
+            store.add_outcomes(draft, batch)
+            progress(position + 1)
+            batch = []
+    store.add_outcomes(draft, batch)
+    differing = [row["example_id"] for row in store.query(_DIFFERING, [step.fingerprint, draft])]
+    forget_downstream(store, step.fingerprint, differing)
+    store.rename_outcomes(draft, step.fingerprint)
+
+
+_DIFFERING = """
+    SELECT o.example_id FROM outcomes o WHERE o.step = ? AND NOT EXISTS (
+        SELECT 1 FROM outcomes n WHERE n.step = ? AND n.example_id = o.example_id AND n.position = o.position
+        AND n.body IS NOT DISTINCT FROM o.body AND n.response IS NOT DISTINCT FROM o.response
+        AND n.candidates IS NOT DISTINCT FROM o.candidates AND n.fell_back IS NOT DISTINCT FROM o.fell_back)
+"""
+
+
+def _once(step: Step, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    seen: set[str] = set()
+    for outcome in outcomes:
+        if outcome.example_id in seen:
+            raise RuntimeError(f"step {step.name}: {step.op} answered twice for row {outcome.example_id}")
+        seen.add(outcome.example_id)
+        yield outcome
