@@ -102,9 +102,14 @@ def _final(spec: Spec, steps: Sequence[Step]) -> Step | None:
 def _gate(store: Store, step: Step) -> Gate | None:
     if step.op != "semantic_filter":
         return None
-    sql = "SELECT (scores->>'cosine')::DOUBLE AS cosine FROM outcomes WHERE step = ? ORDER BY position"
-    cosines = [row["cosine"] for row in store.query(sql, [step.fingerprint]) if row["cosine"] is not None]
-    return Gate(step.name, float(step.row["params"]["min_cosine"]), cosines) if cosines else None
+    sql = """SELECT (scores->>'cosine')::DOUBLE AS cosine, (scores->>'min_cosine')::DOUBLE AS used
+             FROM outcomes WHERE step = ? ORDER BY position"""
+    rows = [row for row in store.query(sql, [step.fingerprint]) if row["cosine"] is not None]
+    threshold = step.row["params"]["min_cosine"]
+    if threshold is None:  # a quantile of the rows, which each row notes, or no lower bound at all
+        threshold = next((row["used"] for row in rows if row["used"] is not None), None)
+    cosines = [row["cosine"] for row in rows]
+    return Gate(step.name, float(threshold), cosines) if cosines and threshold is not None else None
 
 
 def _rows(store: Store, steps: Sequence[Step], final: Step) -> list[RowShown]:
