@@ -26,6 +26,16 @@ def module(package: str, name: str) -> ModuleType:
     return importlib.import_module(f"{package}.{name}")
 
 
+def wrong_reads(module: ModuleType, op: str, given: int) -> str | None:
+    """What is wrong with the number of steps that an op reads, or None."""
+    low, high = getattr(module, "READS", (1, 1))
+    if given < low:
+        return f"op {op} reads {low} steps or more, not {given}"
+    if high is not None and given > high:
+        return f"op {op} reads {'one step' if high == 1 else f'at most {high} steps'}, not {given}"
+    return None
+
+
 @lru_cache(maxsize=1)
 def benchmarks() -> dict[str, str]:
     """Every benchmark's name and the module of evals/benchmarks that provides it (a module's `names()` lists its)."""

@@ -1,7 +1,7 @@
 """What one part of a spec asks of another: names that exist, no cycles, templates over columns that are there."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +11,7 @@ from refinery.errors import did_you_mean
 from refinery.spec import SOURCE
 from refinery.spec_load import Draft
 from refinery.spec_messages import choice, explain
-from refinery.spec_models import ModelSpec
+from refinery.spec_models import ModelSpec, SourceSpec
 from refinery.spec_types import marked
 from refinery.yamlpos import KeyPath
 
@@ -24,7 +24,9 @@ def check(draft: Draft) -> None:
     """Add a problem to the draft's document for everything that is wrong between its parts."""
     _names(draft)
     _models(draft)
-    columns = _source(draft)
+    columns = {SOURCE: _source(draft, ("source",), draft.spec.source)}
+    for name, source in draft.spec.sources.items():
+        columns[name] = _source(draft, ("sources", name), source)
     _graph(draft)
     for name, step in draft.spec.graph.items():
         if not draft.is_broken("graph", name, "op"):
@@ -48,6 +50,9 @@ def _names(draft: Draft) -> None:
         draft.add(
             ("graph", SOURCE), f'a step cannot be called "{SOURCE}": that is the rows as they were read', key=True
         )
+    for name in draft.names("sources"):
+        if name in (SOURCE, *draft.names("graph")):
+            draft.add(("sources", name), f'"{name}" is the name of a step or of the main source already', key=True)
     if left := re.search(r"\{[^}]*\}?", draft.spec.store):
         draft.add(("store",), f"only {{name}} is filled in here, not {left.group()}")
 
@@ -89,24 +94,23 @@ def _model(draft: Draft, path: KeyPath, model: ModelSpec) -> None:
 # -- source -----------------------------------------------------------------------------------------------------------
 
 
-def _source(draft: Draft) -> list[str] | None:
+def _source(draft: Draft, path: KeyPath, source: SourceSpec) -> list[str] | None:
     """The columns that templates may name, None while they are unknown."""
-    if draft.is_broken("source") or "source" not in draft.data:
+    if draft.is_broken(*path) or path[0] not in draft.data:
         return None
-    source = draft.spec.source
     columns, mistakes = sources.peek(source)
-    for path, message in mistakes:
-        draft.add(("source", *path), message)
+    for where, message in mistakes:
+        draft.add((*path, *where), message)
     if columns is None:
         return None
     for key in ("prompt", "answer", "system"):
         if template := getattr(source, key):
-            _template(draft, ("source", key), template, columns)
+            _template(draft, (*path, key), template, columns)
     by = source.split.by
     if by is not None and by not in columns:
-        draft.add(("source", "split", "by"), _unknown("column", by, columns))
+        draft.add((*path, "split", "by"), _unknown("column", by, columns))
     if lost := sources.unreadable_columns(source, columns):
-        draft.add(("source",), lost, key=True)
+        draft.add(path, lost, key=True)
     return [column for column in columns if column not in sources.CHAT_COLUMNS]
 
 
@@ -126,19 +130,21 @@ def _template(draft: Draft, path: KeyPath, template: str, known: Iterable[str] |
 
 
 def _graph(draft: Draft) -> None:
-    known = [SOURCE, *draft.names("graph")]
+    known = [SOURCE, *draft.names("sources"), *draft.names("graph")]
     edges: dict[str, list[str]] = {}
     for name, step in draft.spec.graph.items():
         single = isinstance(step.from_, str)
-        edges[name] = [up for up in step.upstream if up in draft.spec.graph and up != SOURCE]
+        edges[name] = [up for up in step.upstream if up in draft.spec.graph and up not in draft.spec.all_sources]
         for number, upstream in enumerate(step.upstream):
             if upstream not in known:
                 path: KeyPath = ("graph", name, "from") if single else ("graph", name, "from", number)
                 draft.add(path, _unknown("step", upstream, known))
         if draft.is_broken("graph", name, "op"):
             continue
-        if hasattr(catalog.module(catalog.OPS, step.op), "apply") and len(step.upstream) > 1:
-            draft.add(("graph", name, "from"), f"op {step.op} reads one step, not {len(step.upstream)}")
+        if message := catalog.wrong_reads(catalog.module(catalog.OPS, step.op), step.op, len(step.upstream)):
+            draft.add(("graph", name, "from"), message)
+        if len(set(step.upstream)) < len(step.upstream):
+            draft.add(("graph", name, "from"), "the same step is there twice")
     for cycle in _cycles(edges):
         draft.add(("graph", cycle[0], "from"), f"the steps form a cycle: {' -> '.join(cycle)}")
 
@@ -163,23 +169,31 @@ def _cycles(edges: dict[str, list[str]]) -> list[list[str]]:
     return found
 
 
-def _columns(draft: Draft, steps: Iterable[str], columns: list[str] | None) -> list[str] | None:
-    """The source's columns, and those that these steps and the ones before them add (an op's `columns(params)`); None
-    where a mistake in one of them leaves that open."""
-    found = dict.fromkeys(columns or ())
+def _columns(draft: Draft, steps: Iterable[str], columns: Mapping[str, list[str] | None]) -> list[str] | None:
+    """The columns of the sources that these steps are made from, and those that the steps on the way add (an op's
+    `columns(params)`, None where it cannot say); None where that is not known."""
+    found: dict[str, None] = {}
     waiting, done = list(steps), set()
     while waiting:
         name = waiting.pop()
-        if name in done or name not in draft.spec.graph:
+        if name in done:
             continue
         done.add(name)
-        step = draft.spec.graph[name]
-        waiting += step.upstream
-        module = None if draft.is_broken("graph", name, "op") else catalog.module(catalog.OPS, step.op)
-        if module is None or not isinstance(step.params, module.Params):
+        if name in columns and name not in draft.spec.graph:
+            new = columns[name]
+        elif name not in draft.spec.graph or draft.is_broken("graph", name, "op"):
             return None
-        found |= dict.fromkeys(module.columns(step.params) if hasattr(module, "columns") else ())
-    return None if columns is None else list(found)
+        else:
+            step = draft.spec.graph[name]
+            waiting += step.upstream
+            module = catalog.module(catalog.OPS, step.op)
+            if not isinstance(step.params, module.Params):
+                return None
+            new = module.columns(step.params) if hasattr(module, "columns") else []
+        if new is None:
+            return None
+        found |= dict.fromkeys(new)
+    return list(found)
 
 
 def _params(
@@ -201,10 +215,10 @@ def _params(
 # -- train, evaluate, report ------------------------------------------------------------------------------------------
 
 
-def _train(draft: Draft, columns: list[str] | None) -> None:
+def _train(draft: Draft, columns: Mapping[str, list[str] | None]) -> None:
     train = draft.spec.train
     assert train is not None
-    steps = [SOURCE, *draft.names("graph")]
+    steps = [SOURCE, *draft.names("sources"), *draft.names("graph")]
     if train.data not in steps:
         draft.add(("train", "data"), _unknown("step", train.data, steps))
     for name, method in train.methods.items():
@@ -219,7 +233,8 @@ def _train(draft: Draft, columns: list[str] | None) -> None:
         if seed in train.seeds[:number]:
             draft.add(("train", "seeds", number), f"the seed {seed} is there twice")
     if train.select.of:
-        known = None if columns is None else [*EXAMPLE_FIELDS, *columns]
+        own = columns[SOURCE]
+        known = None if own is None else [*EXAMPLE_FIELDS, *own]
         _template(draft, ("train", "select", "of"), train.select.of, known)
     if train.tune and draft.spec.source.split.validation == 0:
         draft.add(("train", "tune"), "tuning chooses on validation rows, and source.split.validation is 0", key=True)

@@ -94,6 +94,8 @@ def _with_defaults(written: dict[str, Any], stem: str) -> dict[str, Any]:
     source = data.get("source")
     if isinstance(source, str):
         data["source"] = {"path": source}
+    if isinstance(data.get("sources"), dict):
+        data["sources"] = {k: {"path": v} if isinstance(v, str) else v for k, v in data["sources"].items()}
     if "source" in data and not {"graph", "train", "evaluate"} & set(written):
         data["graph"] = copy.deepcopy(PAPER_GRAPH)
         data["train"] = {"methods": copy.deepcopy(PAPER_METHODS)}
@@ -188,6 +190,10 @@ def _repair(data: dict[str, Any], path: KeyPath) -> None:
             data["name"] = "spec"
         case ("source",) | ("source", "lab" | "path" | "hub" | "sql", *_):
             data["source"] = {"lab": "clinic"}
+        case ("sources", name) | ("sources", name, "lab" | "path" | "hub" | "sql", *_) if has(
+            data.get("sources"), name
+        ):
+            data["sources"][name] = {"lab": "clinic"}
         case ("graph", step, "from", *_) if has(data.get("graph"), step):
             data["graph"][step]["from"] = SOURCE
         case ("graph", step, "op"):

@@ -111,23 +111,13 @@ def resolve(spec: Spec, source: Mapping[str, str], *, fetch: bool = False) -> li
     for name in order(spec):
         step = spec.graph[name]
         module = catalog.module(catalog.OPS, step.op)
-        if message := wrong_reads(module, step.op, len(step.upstream)):
+        if message := catalog.wrong_reads(module, step.op, len(step.upstream)):
             raise UserError(f"step {name}: {message}")
         named = {model: identity(spec.models[model]) for _, model in marked(step.params, "model")}
         _check_scoring(name, module, step.params, spec)
         reads = [known[upstream] for upstream in step.upstream]
         steps.append(Step(name, step.op, module, step.params, known[name], list(step.upstream), reads, named))
     return steps
-
-
-def wrong_reads(module: ModuleType, op: str, given: int) -> str | None:
-    """What is wrong with the number of steps that an op reads, or None."""
-    low, high = getattr(module, "READS", (1, 1))
-    if given < low:
-        return f"op {op} reads {low} steps or more, not {given}"
-    if high is not None and given > high:
-        return f"op {op} reads {'one step' if high == 1 else f'at most {high} steps'}, not {given}"
-    return None
 
 
 def _check_scoring(name: str, module: ModuleType, params: BaseModel, spec: Spec) -> None:
