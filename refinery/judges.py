@@ -13,10 +13,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from refinery.checks import Kind, agrees
+from refinery.checks import Kind
 from refinery.context import Context
 from refinery.errors import RowError
 from refinery.records import Example
+from refinery.rowops import is_right
 from refinery.spec_types import ModelName, OpParams, Template
 from refinery.structured import parse_json
 from refinery.templates import render
@@ -123,8 +124,12 @@ async def _compute(judge: Program, example: Example, candidate: str, rule: Rule,
     """answer_agreement is 0 or 1. likelihood is exp of the mean log-probability of the candidate's tokens as an answer
     to the question alone: the geometric mean of its token probabilities, high for what the model would say by itself.
     answer_and_likelihood is their product, so that a wrong answer scores 0 and right ones are graded."""
-    if judge != "likelihood" and not agrees(rule.kind, candidate, rule.reference):
-        return 0.0
+    if judge != "likelihood":
+        right = await is_right(rule.kind, candidate, rule.reference)
+        if right is None:
+            raise RowError("unknown_verdict", f"{rule.kind} could not tell")
+        if not right:
+            return 0.0
     if judge == "answer_agreement":
         return 1.0
     likelihood = await ctx.loglikelihood(rule.model, example.prompt, candidate)

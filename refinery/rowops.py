@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from refinery.checks import Kind, reference_value
+from refinery.checks import SLOW, Check, Kind, compare, reference_value
 from refinery.context import Context
 from refinery.errors import RowError
 from refinery.models.base import Reply
@@ -154,13 +154,20 @@ def refusals(samples: Iterable[str | RowError]) -> dict[str, int]:
     return dict(Counter(sample.reason for sample in samples if isinstance(sample, RowError)))
 
 
-def answer_key(kind: Kind, of: str, fields: Mapping[str, Any]) -> str:
+async def answer_key(kind: Kind, of: str, fields: Mapping[str, Any]) -> str:
     """The text that an answer must agree with under the check `kind`. RowError unreadable_reference where the rule
     finds nothing to compare in it: the row's own fault, not its answers'."""
     key = render(of, fields)
-    if reference_value(kind, key) is None:
+    value = await asyncio.to_thread(reference_value, kind, key) if kind in SLOW else reference_value(kind, key)
+    if value is None:
         raise RowError("unreadable_reference", f"no {kind} in {key[:80]!r}")
     return key
+
+
+async def is_right(kind: Kind, text: str, key: str) -> bool | None:
+    """Whether the answer in `text` agrees with `key`; None where the rule could not tell (it ran out of time)."""
+    check = Check(kind)
+    return (await asyncio.to_thread(compare, check, text, key) if kind in SLOW else compare(check, text, key)).agrees
 
 
 def settle(

@@ -8,6 +8,7 @@ import json
 import re
 from typing import Any
 
+from refinery.checks.formats import schema_mistake
 from refinery.errors import RowError
 
 
@@ -37,26 +38,9 @@ def _refuse(constant: str) -> None:
 def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema itself. ValueError, in one line, where it is none, or refers to another document: that would have to
     be fetched."""
-    from jsonschema import Draft202012Validator, SchemaError
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        where = ".".join(str(part) for part in error.absolute_path)
-        raise ValueError(f"not a JSON Schema{f' (at {where})' if where else ''}: {error.message}") from None
-    for reference in _references(schema):
-        if not reference.startswith("#"):
-            raise ValueError(f'"$ref": "{reference}" leads out of the schema; references begin with #')
+    if mistake := schema_mistake(schema):
+        raise ValueError(mistake)
     return schema
-
-
-def _references(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [found for item in value for found in _references(item)]
-    if not isinstance(value, dict):
-        return []
-    own = [value[key] for key in ("$ref", "$dynamicRef") if isinstance(value.get(key), str)]
-    return own + [found for item in value.values() for found in _references(item)]
 
 
 def conforming(text: str, schema: dict[str, Any]) -> Any:

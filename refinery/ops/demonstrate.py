@@ -10,12 +10,22 @@ from typing import Any
 
 from pydantic import Field, StrictBool, model_validator
 
-from refinery.checks import Kind, agrees
+from refinery.checks import Kind
 from refinery.context import Context
 from refinery.errors import RowError
 from refinery.ops import rewrite
 from refinery.records import Example, Outcome
-from refinery.rowops import Fallback, WriterParams, answer_key, conversation, give_up, refusals, settle, write_all
+from refinery.rowops import (
+    Fallback,
+    WriterParams,
+    answer_key,
+    conversation,
+    give_up,
+    is_right,
+    refusals,
+    settle,
+    write_all,
+)
 from refinery.spec_types import Template
 
 VERSION = 1
@@ -59,13 +69,14 @@ class Params(WriterParams):
 async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     """The first right answer becomes the response, the right ones of its batch the candidates.
 
-    scores: `tries` (drawn), `verdicts` (one for each: right or not, None where the text was unusable), `refused` (count
-    of each reason), `winner` (its number), `pass_rate` (right ones of those with a verdict, None without any; of a
-    search that stopped it is biased upwards, see `batch`), `check`. Reasons: none_right, and the first failure's where
-    no answer was usable, both with the fallback; unreadable_reference where there is nothing to check against.
+    scores: `tries` (drawn), `verdicts` (one for each: right or not, None where the text was unusable or the check could
+    not tell), `refused` (count of each reason), `winner` (its number), `pass_rate` (right ones of those with a verdict,
+    None without any; of a search that stopped it is biased upwards, see `batch`), `check`. Reasons: none_right, with
+    the fallback; where there is no verdict at all the first unusable text's, else unknown_verdict; and
+    unreadable_reference where there is nothing to check against.
     """
     fields = example.fields()
-    key = answer_key(params.check, params.of, fields)
+    key = await answer_key(params.check, params.of, fields)
     messages = conversation(example, params.prompt, params.system, fields)
     drawn: list[str | RowError] = []
     verdicts: list[bool | None] = []
@@ -73,7 +84,7 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
         numbers = range(len(drawn), min(len(drawn) + params.batch, params.tries))
         batch = await write_all(example, params, ctx, messages, numbers)
         drawn += batch
-        verdicts += [agrees(params.check, text, key) if isinstance(text, str) else None for text in batch]
+        verdicts += [await is_right(params.check, text, key) if isinstance(text, str) else None for text in batch]
     right = [number for number, verdict in enumerate(verdicts) if verdict]
     judged = sum(verdict is not None for verdict in verdicts)
     scores = {
@@ -87,8 +98,8 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     if right:
         texts = [str(drawn[number]) for number in right]
         return settle(example, texts[0], texts, scores)
-    failure = next((each for each in drawn if isinstance(each, RowError)), None)
-    if failure is not None and not judged:
+    if not judged:
+        failure = next((each for each in drawn if isinstance(each, RowError)), RowError("unknown_verdict"))
         return give_up(example, params.on_error, failure.reason, scores, failure.detail)
     return give_up(example, params.fallback, "none_right", scores)
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from refinery.checks import Kind, agrees
+from refinery.checks import Kind
 from refinery.context import Context
 from refinery.errors import RowError
 from refinery.judges import ModelJudge, Rule, judge_all
@@ -35,6 +35,7 @@ from refinery.rowops import (
     answer_key,
     conversation,
     give_up,
+    is_right,
     settle,
     with_preset,
     write_all,
@@ -108,7 +109,7 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     text could be judged; and unreadable_reference.
     """
     fields = example.fields()
-    key = answer_key(params.check, params.of, fields) if params.judge is None else ""
+    key = await answer_key(params.check, params.of, fields) if params.judge is None else ""
     log: list[dict[str, Any]] = []
     for stage in params.stages:
         prompt = {"self": params.prompt, "guided": params.guided_prompt, "paraphrase": params.paraphrase_prompt}[stage]
@@ -131,8 +132,9 @@ async def _accepted(
     """What the check or the judge says of each text."""
     failed = {str(number): text.reason for number, text in enumerate(texts) if isinstance(text, RowError)}
     if params.judge is None:
-        verdicts = [agrees(params.check, text, key) if isinstance(text, str) else None for text in texts]
-        return {"accepted": verdicts, **({"unknown": failed} if failed else {})}
+        right = [await is_right(params.check, text, key) if isinstance(text, str) else None for text in texts]
+        failed |= {str(n): "unknown_verdict" for n, each in enumerate(right) if each is None and str(n) not in failed}
+        return {"accepted": right, **({"unknown": failed} if failed else {})}
     grades = await asyncio.gather(*(_grade(example, text, params.judge, ctx) for text in texts))
     unknown = {**failed, **{str(n): why for n, (_, why) in enumerate(grades) if why}}
     accepted = [None if grade is None else grade >= params.min_score for grade, _ in grades]

@@ -79,3 +79,15 @@ def test_a_transient_try_is_the_rows(fake, row, run):
     with pytest.raises(RowError) as error:
         run(demonstrate, row(), fake(by_number("Lyon", RowError("timeout", transient=True))))
     assert error.value.transient
+
+
+def test_mathematics_is_compared_as_such_and_what_cannot_be_told_is_unknown(fake, row, run, monkeypatch):
+    example = row(answer="$\\frac{1}{2}$")
+    outcome = run(demonstrate, example, fake(by_number("$0.25$", "So $x = 0.5$")), check="math")
+    assert outcome.scores["verdicts"] == [False, True]
+    from refinery import rowops
+    from refinery.checks import Finding
+
+    monkeypatch.setattr(rowops, "compare", lambda *_: Finding(None, unknown="timed_out"))
+    outcome = run(demonstrate, example, fake(by_number("$0.5$")), check="math", tries=2)
+    assert (outcome.reason, outcome.scores["verdicts"]) == ("unknown_verdict", [None, None])
