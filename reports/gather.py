@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from refinery import models
+from refinery.diagnostics._gates import examples_near, find_gates, reference_of
 from refinery.errors import UserError
 from refinery.spec import SOURCE, Spec, fingerprints, order
 from refinery.store import Store
 from reports import gather_models as trained
-from reports.data import Gate, ReportData, RowShown, Step
+from reports.data import RAW, Compared, Gate, ReportData, RowShown, Step, Swept
 
 ROWS_SHOWN = 3
 """Refined rows that the examples section shows; of every other fate it shows one."""
@@ -29,7 +30,8 @@ def gather(store: Store, spec: Spec) -> ReportData:
         steps=steps,
         final=final,
         gates=[gate for step in steps if (gate := _gate(store, step)) is not None],
-        diagnostics={step.name: rows for step in steps if (rows := store.diagnostics(step.fingerprint))},
+        compared=_compared(store, steps),
+        sweeps=_sweeps(store, spec, steps),
         rows=_rows(store, steps, final) if final else [],
         base=base,
         checkpoints=checkpoints,
@@ -67,7 +69,7 @@ def _steps(store: Store, spec: Spec, notes: list[str]) -> list[Step]:
         ordered = [
             (action, reason, n) for (action, reason), n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         ]
-        reads = [] if name == SOURCE else spec.graph[name].upstream
+        reads = spec.graph[name].upstream if name in spec.graph else []
         transient = sum(part["n"] for part in funnel if part["transient"])
         found.append(Step(name, row["op"], fingerprint, reads, row, ordered, transient))
     return found
@@ -76,26 +78,33 @@ def _steps(store: Store, spec: Spec, notes: list[str]) -> list[Step]:
 def _fingerprints(store: Store, spec: Spec, notes: list[str]) -> dict[str, str]:
     """Step name to fingerprint, source first. The source itself is not read again: of those in the store, the last one
     that was read as the spec says."""
-    sources = store.query("SELECT * FROM steps WHERE op = ? ORDER BY started_at DESC", [SOURCE])
-    same = [row for row in sources if row["params"] == spec.source.model_dump(mode="json")]
-    if not sources:
-        return {}
-    if not same:
-        notes.append("The source has not been read as the spec now describes it: what is shown is from the last run.")
-    source = (same or sources)[0]["fingerprint"]
+    source: dict[str, str] = {}
+    for name, described in spec.all_sources.items():
+        settings = described.model_dump(mode="json")
+        rows = store.query("SELECT * FROM steps WHERE op = ? ORDER BY started_at DESC", [SOURCE])
+        same = [row for row in rows if row["params"] == settings]
+        read = [row for row in rows if row["name"] == name] or same
+        if not read:
+            return {}
+        if not same:
+            which = "source" if name == SOURCE else f"source {name}"
+            notes.append(
+                f"The {which} has not been read as the spec now describes it: what is shown is from the last run."
+            )
+        source[name] = (same or read)[0]["fingerprint"]
     try:
         return fingerprints(spec, models.identity, source)
     except UserError as error:
         notes.append(f"Steps are shown as they last ran, since their models cannot be identified now: {error}")
         last = {name: store.last_step(name) for name in order(spec)}
-        return {SOURCE: source, **{name: row["fingerprint"] for name, row in last.items() if row}}
+        return {**source, **{name: row["fingerprint"] for name, row in last.items() if row}}
 
 
 def _final(spec: Spec, steps: Sequence[Step]) -> Step | None:
     by_name = {step.name: step for step in steps}
-    if spec.train and spec.train.data != SOURCE:
+    if spec.train and spec.train.data in spec.graph:
         return by_name.get(spec.train.data)
-    refined = [step for step in steps if step.name != SOURCE]
+    refined = [step for step in steps if step.op != SOURCE]
     return refined[-1] if refined else None
 
 
@@ -110,6 +119,22 @@ def _gate(store: Store, step: Step) -> Gate | None:
         threshold = next((row["used"] for row in rows if row["used"] is not None), None)
     cosines = [row["cosine"] for row in rows]
     return Gate(step.name, float(threshold), cosines) if cosines and threshold is not None else None
+
+
+def _compared(store: Store, steps: Sequence[Step]) -> list[Compared]:
+    found = []
+    for step in steps:
+        for against, name in [("", RAW), *((other.fingerprint, other.name) for other in steps)]:
+            if rows := store.diagnostics(step.fingerprint, against):
+                found.append(Compared(name, step.name, rows))
+    return found
+
+
+def _sweeps(store: Store, spec: Spec, steps: Sequence[Step]) -> list[Swept]:
+    rows = [step.row for step in steps]
+    reference = reference_of(rows, spec)
+    gates = [gate for gate in find_gates(store, rows) if gate.reads]
+    return [Swept(gate, *examples_near(store, gate, reference)) for gate in gates]
 
 
 def _rows(store: Store, steps: Sequence[Step], final: Step) -> list[RowShown]:
@@ -137,7 +162,7 @@ def _lineage(steps: Sequence[Step], final: Step) -> list[Step]:
     by_name, wanted, waiting = {s.name: s for s in steps}, set(), [final.name]
     while waiting:
         name = waiting.pop()
-        if name in by_name and name != SOURCE and name not in wanted:
+        if name in by_name and by_name[name].op != SOURCE and name not in wanted:
             wanted.add(name)
             waiting += by_name[name].reads
     return [step for step in steps if step.name in wanted]

@@ -10,7 +10,7 @@ EARLIER = "fell_back_earlier"
 
 
 def render(data: ReportData) -> list[Block]:
-    steps = [step for step in data.steps if step.name != "source"]
+    steps = [step for step in data.steps if step.op != "source"]
     blocks: list[Block] = [Heading("Refinement funnel")]
     if not steps:
         return [*blocks, Paragraph("The spec has no refinement steps: the methods learn from the raw answers.")]
@@ -28,9 +28,13 @@ def outcome(data: ReportData, final: Step) -> Paragraph:
     """In a sentence: how many rows reach training refined, and how many with the reference answer."""
     sql = """SELECT count(*) FILTER (fell_back) AS fell_back,
                     count(*) FILTER (NOT fell_back AND response <> e.answer) AS refined,
-                    count(*) FILTER (NOT fell_back AND response = e.answer) AS same
+                    count(*) FILTER (NOT fell_back AND response = e.answer) AS same,
+                    count(*) FILTER (len(e.parents) > 0) AS made
              FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND e.split = 'train'"""
     row = data.store.query(sql, [final.fingerprint])[0]
+    made = row["made"]
+    if made:
+        return _with_made_rows(row["fell_back"] + row["refined"] + row["same"], made)
     entered = next((s.total for s in data.steps if s.reads == ["source"]), final.total)
     kept = row["fell_back"] + row["refined"] + row["same"]
     text: list[Span] = [
@@ -43,6 +47,16 @@ def outcome(data: ReportData, final: Step) -> Paragraph:
     if entered - kept:
         text.append(f", and {table.part(entered - kept, entered)} were dropped")
     return Paragraph([*text, ". Every row has exactly one outcome at every step, so each step of the table adds up."])
+
+
+def _with_made_rows(total: int, made: int) -> Paragraph:
+    return Paragraph(
+        [
+            f"{table.count(total)} rows reach the methods, ",
+            Strong(f"{table.part(made, total)} of them made by the graph"),
+            ". Every row has exactly one outcome at every step, so each step of the table adds up.",
+        ]
+    )
 
 
 def _figure(steps: list[Step]) -> Figure:
