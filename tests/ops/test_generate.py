@@ -65,6 +65,7 @@ def test_into_a_column_that_later_templates_see(fake, row, run):
     outcome = run(generate, example, fake(lambda *_: "Think of the Seine."), into="meta.hint")
     assert (outcome.action, outcome.example.response) == ("kept", "Lutetia")
     assert outcome.detail == "meta.hint: Think of the Seine."
+    assert outcome.scores == {"valid": 1, "refused": {}, "into": "meta.hint"}
     assert outcome.example.candidates == ("Lutetia",)
     assert outcome.example.meta == {"tone": "dry", "hint": "Think of the Seine."}
     assert example.meta == {"tone": "dry"}
