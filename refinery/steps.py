@@ -68,23 +68,24 @@ def source_fingerprints(spec: Spec, store: Store) -> dict[str, str]:
         return {name: each if isinstance(each, str) else each.fingerprint() for name, each in found.items()}
 
 
-def store_sources(spec: Spec, store: Store, run_id: str) -> dict[str, str]:
+def store_sources(spec: Spec, store: Store, run_id: str) -> tuple[dict[str, str], set[str]]:
     """As `source_fingerprints`, with all rows of all splits in the store, bad ones included, as a step that made
-    them."""
-    result = {}
+    them; and which of the fingerprints the store had not."""
+    result, new = {}, set()
     with readings(spec, store) as found:
         for name, each in found.items():
             fingerprint = result[name] = each if isinstance(each, str) else each.fingerprint()
             source = spec.all_sources[name]
             params = source.model_dump(mode="json")
             if not isinstance(each, str) and not is_complete(store, fingerprint):
+                new.add(fingerprint)
                 store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
                 for batch in _batches(enumerate(each.outcomes())):
                     store.add_outcomes(fingerprint, batch)
                 store.finish_step(fingerprint)
             if not isinstance(each, str) and (key := sources.reading_key(source)):
                 store.add_reading(key, fingerprint)
-    return result
+    return result, new
 
 
 def _batches(rows: Iterable[tuple[int, Outcome]], size: int = 5000) -> Iterator[list[tuple[int, Outcome]]]:
@@ -236,21 +237,21 @@ class StoredTable:
 
     def __init__(self, name: str, store: Store, fingerprint: str):
         self.name = name
-        self._store, self._fingerprint = store, fingerprint
+        self.store, self.fingerprint = store, fingerprint
 
     @functools.cached_property
     def ids(self) -> list[str]:
-        rows = self._store.query(f"{HANDED_ON} ORDER BY o.position", [[self._fingerprint]])
+        rows = self.store.query(f"{HANDED_ON} ORDER BY o.position", [[self.fingerprint]])
         return [row["example_id"] for row in rows]
 
     @functools.cached_property
     def _length(self) -> int:
-        return handed_on(self._store, [self._fingerprint])
+        return handed_on(self.store, [self.fingerprint])
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Example]:
-        for _, outcome in self._store.stream(self._fingerprint, split="train"):
+        for _, outcome in self.store.stream(self.fingerprint, split="train"):
             assert outcome.example is not None
             yield outcome.example
