@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from refinery.models.base import Likelihood, Model, Reply, Sampling
-from refinery.models.weights import folder, resolve, weights_digest
+from refinery.models.weights import adapter_folder, folder, resolve, shaping, weights_digest
 from refinery.records import digest
 
 if TYPE_CHECKING:
@@ -15,17 +15,21 @@ __all__ = ["Likelihood", "Model", "Reply", "Sampling", "identity", "open_model",
 def identity(spec: "ModelSpec", *, fetch: bool = False) -> str:
     """What is asked, wherever it runs: a local model's weights digest, a served model's name and provider.
 
-    Whatever else of the entry shapes answers (max_context, dtype, extra_body) is part of it where it is declared; the
-    address, the key and the concurrency are not. A hub model that is not on this machine goes by its name until
+    Whatever else of the entry shapes answers (adapter, max_context, dtype, extra_body) is part of it where it is
+    declared; the address, the key, the price and the concurrency are not, nor whether vLLM or transformers runs the
+    weights. A hub model that is not on this machine goes by its name until
     `fetch` downloads it. Loads no weights.
     """
+    adapter = None
     if spec.backend == "openai":
         base = f"{spec.provider}/{spec.model}" if spec.provider else spec.model
     else:
         path = folder(spec.model, spec.revision, fetch=fetch)
         base = f"weights:{weights_digest(path)}" if path else f"hub:{spec.model}@{spec.revision or 'main'}"
+        adapter = weights_digest(adapter_folder(spec.adapter)) if spec.adapter else None
     dtype = spec.dtype if spec.dtype != "auto" else None
     declared = [("extra_body", spec.extra_body), ("max_context", spec.max_context), ("dtype", dtype)]
+    declared += [("adapter", adapter), ("args", shaping(spec.args) if spec.backend == "vllm" else None)]
     more = {key: value for key, value in declared if value}
     return f"{base}+{digest(more, 8)}" if more else base
 
@@ -36,6 +40,10 @@ def open_model(spec: "ModelSpec", name: str = "") -> Model:
         from refinery.models.openai import OpenAIModel
 
         return OpenAIModel(spec, identity(spec), name)
+    if spec.backend == "vllm":
+        from refinery.models.vllm import VllmModel
+
+        return VllmModel(spec, identity(spec, fetch=True), name)
     from refinery.models.transformers import TransformersModel
 
     return TransformersModel(spec, identity(spec, fetch=True), name)

@@ -63,6 +63,23 @@ class Likelihood:
         return self.sum / self.tokens if self.logprobs else math.nan
 
 
+@dataclass(slots=True)
+class Counts:
+    """What a model was asked since it was opened. Tokens and cost are those of answers that were not cached."""
+
+    sent: int = 0
+    cached: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    retries: int = 0
+    """Requests that were sent again after a failure."""
+    in_flight: int = 0
+    """Requests on the wire now."""
+    cost: float = 0.0
+    """USD, of the models that have a price."""
+
+
 class Model(Protocol):
     """Something that writes and scores text. Requests may run side by side; the model does its own batching.
 

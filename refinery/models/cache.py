@@ -6,15 +6,22 @@ itself serves any limit it fits in, one that was cut serves only the limit that 
 """
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from refinery.journal import Journal
-from refinery.models.base import Likelihood, Model, Prompt, Reply, Sampling, check_text, continues, texts_of
+from refinery.models.base import Counts, Likelihood, Model, Prompt, Reply, Sampling, check_text, continues, texts_of
 from refinery.models.batcher import Batcher
 from refinery.records import Message, digest
 from refinery.store import Store, now
+
+_TEXT = json.encoder.encode_basestring_ascii
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+_text_json = lru_cache(64)(_TEXT)
 
 Answer = TypeVar("Answer", Reply, Likelihood)
 
@@ -23,8 +30,25 @@ LOOKUP_BATCH = 2000
 
 def generation_digest(identity: str, prompt: Prompt, sampling: Sampling, sample: int) -> str:
     """Names the answer to this request. It also seeds the sampling noise, so equal requests draw equal text."""
-    asked = {**_asked(prompt), "sampling": _shape(sampling), "sample": sample}
-    return digest({"kind": "complete" if isinstance(prompt, str) else "generate", "model": identity, **asked})
+    kinds = type(sampling.temperature), type(sampling.top_p)  # 1 == 1.0, and yet their JSON differs
+    shape = _shape_json(sampling, kinds) if sampling.schema is None else _canonical(_shape(sampling))
+    model = f'"model":{_text_json(identity)},"sample":{sample},"sampling":{shape}'
+    if isinstance(prompt, str):
+        text = f'{{"kind":"complete",{model},"text":{_TEXT(prompt)}}}'
+    else:
+        go_on = '"continue":true,' if continues(prompt) else ""
+        text = f'{{{go_on}"kind":"generate","messages":{canonical_messages(prompt)},{model}}}'
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+
+def canonical_messages(messages: Sequence[Message]) -> str:
+    """The messages as records.digest would write them, ASCII throughout."""
+    parts = []
+    for message in messages:
+        if len(message) != 2:
+            return _canonical(messages)
+        parts.append(f'{{"content":{_TEXT(message["content"])},"role":{_TEXT(message["role"])}}}')
+    return f"[{','.join(parts)}]"
 
 
 def likelihood_digest(identity: str, messages: list[Message], continuation: str) -> str:
@@ -48,17 +72,6 @@ def reusable(rows: Iterable[Mapping[str, Any]], max_tokens: int) -> Mapping[str,
     return None
 
 
-@dataclass(slots=True)
-class Counts:
-    """What a model was asked since it was opened. Tokens are those of answers that were not cached."""
-
-    sent: int = 0
-    cached: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class CachedModel:
     """A Model whose answers are looked up first and noted in the journal as they come.
 
@@ -66,9 +79,11 @@ class CachedModel:
     """
 
     def __init__(self, model: Model, store: Store, journal: Journal):
-        self.model, self.journal, self.counts = model, journal, Counts()
+        self.model, self.journal = model, journal
+        self.counts: Counts = getattr(model, "counts", None) or Counts()
         self.identity = model.identity
-        self._under_way: dict[tuple[str, ...], asyncio.Future[Any]] = {}
+        self._named = getattr(model, "generate_named", None)
+        self._under_way: dict[tuple[str, int], asyncio.Future[Any] | None] = {}
         self._lookups = {
             "generations": Batcher(_each(store.generations), max_batch=LOOKUP_BATCH, name="cache"),
             "likelihoods": Batcher(_each(store.likelihoods), max_batch=LOOKUP_BATCH, name="cache"),
@@ -77,39 +92,52 @@ class CachedModel:
     async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
         check_text(*texts_of(prompt))
         name = generation_digest(self.identity, prompt, sampling, sample)
+        return await self._once((name, sampling.max_tokens), self._generated, prompt, sampling, sample, name)
 
-        async def answer() -> Reply:
-            found = self.journal.find("generations", (name, sampling.max_tokens)) or reusable(
-                await self._stored("generations", name) or (), sampling.max_tokens
-            )
-            if found:
-                return Reply(**{key: found[key] for key in _REPLY}, cached=True)
+    async def _generated(self, prompt: Prompt, sampling: Sampling, sample: int, name: str) -> Reply:
+        found: Mapping[str, Any] | None = self.journal.find("generations", (name, sampling.max_tokens))
+        if not found and self.journal.may_be_stored("generations", name):
+            found = reusable(await self._lookups["generations"](name) or (), sampling.max_tokens)
+        if found:
+            tokens = found["prompt_tokens"], found["completion_tokens"]
+            return Reply(found["text"], found["finish_reason"], *tokens, cached=True)
+        if self._named:
+            reply = await self._named(prompt, sampling, name)
+        else:
             reply = await self.model.generate(prompt, sampling, sample)
-            request = {**_asked(prompt), "sample": sample, "sampling": _shape(sampling)}
-            row = {key: getattr(reply, key) for key in _REPLY}
-            row |= {"digest": name, "model": self.identity, "request": request, "max_tokens": sampling.max_tokens}
-            self.journal.append("generations", {**row, "created_at": now().isoformat()})
-            self.counts.prompt_tokens += reply.prompt_tokens
-            self.counts.completion_tokens += reply.completion_tokens
-            return reply
-
-        return self._counted(await self._once((name, str(sampling.max_tokens)), answer))
+        row = {
+            "digest": name,
+            "model": self.identity,
+            "request": {**_asked(prompt), "sample": sample, "sampling": _shape(sampling)},
+            "max_tokens": sampling.max_tokens,
+            "text": reply.text,
+            "finish_reason": reply.finish_reason,
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "created_at": now().isoformat(),
+        }
+        self.journal.append("generations", row)
+        self.counts.prompt_tokens += reply.prompt_tokens
+        self.counts.completion_tokens += reply.completion_tokens
+        return reply
 
     async def loglikelihood(self, messages: list[Message], continuation: str) -> Likelihood:
         check_text(continuation, *(message["content"] for message in messages))
         name = likelihood_digest(self.identity, messages, continuation)
 
-        async def answer() -> Likelihood:
-            row = self.journal.find("likelihoods", (name,)) or await self._stored("likelihoods", name)
-            if row:
-                return Likelihood(list(row["logprobs"]), cached=True)
-            likelihood = await self.model.loglikelihood(messages, continuation)
-            request = {"messages": messages, "continuation": continuation}
-            row = {"digest": name, "model": self.identity, "request": request, "logprobs": likelihood.logprobs}
-            self.journal.append("likelihoods", {**row, "created_at": now().isoformat()})
-            return likelihood
+        return await self._once((name, 0), self._scored, messages, continuation, name)
 
-        return self._counted(await self._once((name,), answer))
+    async def _scored(self, messages: list[Message], continuation: str, name: str) -> Likelihood:
+        row: Any = self.journal.find("likelihoods", (name,))
+        if not row and self.journal.may_be_stored("likelihoods", name):
+            row = await self._lookups["likelihoods"](name)
+        if row:
+            return Likelihood(list(row["logprobs"]), cached=True)
+        likelihood = await self.model.loglikelihood(messages, continuation)
+        request = {**_asked(messages), "continuation": continuation}
+        row = {"digest": name, "model": self.identity, "request": request, "logprobs": likelihood.logprobs}
+        self.journal.append("likelihoods", {**row, "created_at": now().isoformat()})
+        return likelihood
 
     async def user_slot(self) -> str:
         return await self.model.user_slot()
@@ -119,40 +147,39 @@ class CachedModel:
             lookup.close()
         await self.model.close()
 
-    async def _stored(self, table: str, name: str) -> Any:
-        return await self._lookups[table](name) if self.journal.may_be_stored(table, name) else None
-
-    def _counted(self, answer: Answer) -> Answer:
-        if answer.cached:
-            self.counts.cached += 1
-        else:
-            self.counts.sent += 1
-        return answer
-
-    async def _once(self, key: tuple[str, ...], answer: Callable[[], Awaitable[Answer]]) -> Answer:
-        """`answer()`, or that of an equal request already under way, which counts as cached."""
-        while there := self._under_way.get(key):
+    async def _once(self, key: tuple[str, int], answer: Callable[..., Awaitable[Answer]], *asked: Any) -> Answer:
+        """`answer(*asked)`, or that of an equal request already under way, which counts as cached."""
+        while key in self._under_way:
+            there = self._under_way[key]
+            if there is None:  # nobody has waited for it yet
+                there = self._under_way[key] = asyncio.get_running_loop().create_future()
             try:
-                return replace(await asyncio.shield(there), cached=True)
+                found = replace(await asyncio.shield(there), cached=True)
+                self.counts.cached += 1
+                return found
             except asyncio.CancelledError:
                 if not there.cancelled():
                     raise  # this caller was cancelled; else only the one it waited for: try again
-        mine = self._under_way[key] = asyncio.get_running_loop().create_future()
+        self._under_way[key] = None
         try:
-            found = await answer()
-            mine.set_result(found)
-            return found
+            found = await answer(*asked)
         except Exception as error:
             self.counts.failed += 1
-            mine.set_exception(error)
-            mine.exception()  # nobody may be waiting for it
+            if there := self._under_way[key]:
+                there.set_exception(error)
+                there.exception()  # it may have been cancelled
             raise
+        else:
+            if there := self._under_way[key]:
+                there.set_result(found)
         finally:
-            mine.cancel()  # does nothing once it is set
-            del self._under_way[key]
-
-
-_REPLY = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
+            if (there := self._under_way.pop(key)) and not there.done():
+                there.cancel()
+        if found.cached:
+            self.counts.cached += 1
+        else:
+            self.counts.sent += 1
+        return found
 
 
 def _each(find: Callable[[Sequence[str]], Mapping[str, Any]]) -> Callable[[list[str]], list[Any]]:
@@ -175,3 +202,8 @@ def _shape(sampling: Sampling) -> dict[str, Any]:
         "seed": sampling.seed,
     }
     return shape if sampling.schema is None else {**shape, "schema": sampling.schema}
+
+
+@lru_cache(256)
+def _shape_json(sampling: Sampling, kinds: tuple[type, ...]) -> str:
+    return _canonical(_shape(sampling))

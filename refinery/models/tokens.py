@@ -1,9 +1,31 @@
 """Token ids of what a model is asked: one way for every backend that has the tokenizer, so that all ask the same."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refinery.errors import UserError
 from refinery.models.base import Prompt, continues
+from refinery.models.weights import resolve
+
+if TYPE_CHECKING:
+    from refinery.spec import ModelSpec
+
+
+def load(name: str, spec: "ModelSpec", place: str) -> Any:
+    """The tokenizer of a folder or hub id. UserError where it is not found."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise UserError(f'{place}: a tokenizer needs transformers: pip install "refinery[train]"') from None
+    try:
+        options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+        found = AutoTokenizer.from_pretrained(resolve(name), **options)
+    except (OSError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"{place}: no tokenizer {name!r} (name it with tokenizer:): {line}") from error
+    if not found.chat_template:
+        raise UserError(f"{place}: the tokenizer of {name} has no chat template; use a chat model or add one")
+    return found
+
 
 MARK = "user-words-begin-here"
 
@@ -22,6 +44,11 @@ def prompt_ids(tokenizer: Any, prompt: Prompt, options: dict[str, Any]) -> list[
         prompt, add_generation_prompt=not go_on, continue_final_message=go_on, return_dict=False, **options
     )
     return list(found)
+
+
+def continuation_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokenized by itself: the boundary between a prompt and its continuation is also one between tokens."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def user_slot(tokenizer: Any, options: dict[str, Any], place: str) -> str:

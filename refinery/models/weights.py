@@ -63,6 +63,26 @@ def folder(model: str, revision: str | None = None, *, fetch: bool = False) -> P
         raise UserError(f"model {model}: {str(error).strip().splitlines()[0]}") from error
 
 
+def adapter_folder(adapter: str) -> Path:
+    """A LoRA adapter's folder. UserError where it is none."""
+    path = Path(adapter).expanduser()
+    if not (path / "adapter_config.json").is_file():
+        raise UserError(f"adapter {adapter}: no adapter_config.json there; an adapter is a folder that peft wrote")
+    return path
+
+
+SHAPING_ARGS = ("quantization", "dtype", "kv-cache-dtype", "hf-overrides", "chat-template", "tokenizer", "speculative")
+
+
+def shaping(args: list[str]) -> list[str]:
+    """Those of `vllm serve`'s arguments that shape what the model says, not how fast it says it."""
+    found, on = [], False
+    for arg in args:
+        on = arg.lstrip("-").replace("_", "-").startswith(SHAPING_ARGS) if arg.startswith("-") else on
+        found += [arg] if on else []
+    return found
+
+
 def weights_digest(path: Path | str) -> str:
     """Names a checkpoint folder by content: config, tokenizer, chat template and safetensors, not its place.
 

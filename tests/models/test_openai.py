@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from refinery.errors import RowError, UserError
-from refinery.models import identity, open_model
-from refinery.models import openai as backend
+from refinery.models import identity, open_model, pace, servers
 from refinery.models.base import Reply, Sampling
 from refinery.records import Message
 from refinery.spec import ModelSpec
@@ -20,7 +19,8 @@ KEY = "sk-very-secret-1234"
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(pace, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(servers, "FIRST_AWAY", 0.05)
 
 
 def user(text: str) -> list[Message]:
@@ -126,16 +126,16 @@ def test_retry_after_is_honoured() -> None:
     [("3", 3.0), ("0.5", 0.5), ("-1", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", None), (None, None)],
 )
 def test_retry_after_forms(header: str | None, seconds: float | None) -> None:
-    assert backend._seconds(header) == seconds
+    assert pace.seconds_asked(header) == seconds
 
 
 def test_waits_double_with_jitter_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(pace, "FIRST_WAIT", 0.5)
     for tries, longest in ((1, 0.5), (2, 1.0), (5, 8.0), (50, 30.0)):
-        waits = [backend._wait(tries, None) for _ in range(200)]
+        waits = [pace.wait_before(tries, None) for _ in range(200)]
         assert longest / 2 <= min(waits) < max(waits) <= longest
         assert max(waits) - min(waits) > longest / 4
-    assert 3.0 <= backend._wait(1, 3.0) < 3.2 and backend._wait(1, 1e9) < 121
+    assert 3.0 <= pace.wait_before(1, 3.0) < 3.2 and pace.wait_before(1, 1e9) < 121
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,8 @@ def test_a_refused_key_stops_the_run_and_is_not_shown() -> None:
 
 def test_a_key_in_a_servers_words_is_hidden() -> None:
     async def work(model: Any) -> Any:
-        return model._clean(f'{{"error": {{"message": "bad\\n key {KEY}"}}}}'), model._clean(f"<p>{KEY}</p>")
+        clean = model.servers.clean
+        return clean(f'{{"error": {{"message": "bad\\n key {KEY}"}}}}'), clean(f"<p>{KEY}</p>")
 
     with serve() as server:
         entry = spec(server.url, api_key=KEY)
@@ -233,11 +234,12 @@ def test_a_server_that_dies_is_told_after_the_retries() -> None:
             server.process.wait()
             return await ask_many(4)(model)
 
-        assert "cannot reach" in stopped(run(spec(server.url, retries=2), work))
+        line = stopped(run(spec(server.url, retries=2, patience=0.5), work))
+        assert "cannot reach" in line and "for 0.5 s" in line and "same command again" in line
 
 
 def test_a_server_that_fails_everything_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "HOPELESS", 5)
+    monkeypatch.setattr(servers, "HOPELESS", 5)
     with serve(error_every=1) as server:
         results = run(spec(server.url, retries=0, concurrency=1), ask_many(30))
         stats = server.stats()
