@@ -49,6 +49,20 @@ AGREE = [
     ("choice", "Answer: C, since option B is wrong", "C"),
     ("choice", "The answer is B because it fits", "B"),
     ("choice", "The answer is A because it fits", "A"),
+    ("choice", "<answer>\n(B)\n</answer>", "B"),
+    ("math", "So \\boxed{\\frac{2x}{4}}", "x/2"),
+    ("math", "first \\boxed{1}, no: \\boxed{2}", "2"),
+    ("math", "$(a+b)^2$", "a^2 + 2ab + b^2"),
+    ("math", "sin(x)^2 + cos(x)^2", "1"),
+    ("math", "10% of $50 is $5.\n#### 1,234", "1234"),
+    ("math", "\\{2, 1\\}", "$\\{1, 2\\}$"),
+    ("math", "x = 5", "5"),
+    ("tool_call", "I call `f(b=[1, 'x'], a=1.0)` now.", '{"name": "f", "arguments": {"a": 1, "b": [1, "x"]}}'),
+    ("tool_call", "Action: f\nAction Input: {}", "f()"),
+    ("numbers", "In 1912 it had 3 decks, 3/4 of them open.", "3 decks since 1912, .75"),
+    ("numbers", "no digits", "none either"),
+    ("entities", "It was written by marie curie in PARIS.", "Marie Curie wrote it, in Paris."),
+    ("entities", "nothing to lose", "This has no names."),
 ]
 
 DIFFER = [
@@ -82,6 +96,21 @@ DIFFER = [
     ("choice", "Dogs", "D"),
     ("choice", "F", "F"),
     ("choice", "The answer is A dog", "A"),
+    ("choice", "A or B", "B"),
+    ("choice", "The answer is B or C", "B"),
+    ("choice", "The answer is (B) and (C).", "B"),
+    ("choice", "B) or C)", "B"),
+    ("math", "x+2", "x+1"),
+    ("math", "\\boxed{2} and \\boxed{3", "2"),
+    ("math", "$(1,2)$", "$[1,2]$"),
+    ("math", "listen", "silent"),
+    ("math", "", ""),
+    ("tool_call", "f(a='1')", "f(a=1)"),
+    ("tool_call", "the file(s) I read", "the file(s) I read"),
+    ("numbers", "It had 3 decks.", "It had 3 decks in 1912."),
+    ("numbers", "7%", "7"),
+    ("entities", "A chemist, in Paris.", "Marie Curie lived in Paris."),
+    ("entities", "", ""),
 ]
 
 

@@ -53,15 +53,11 @@ def follows(text: str, schema: dict[str, Any]) -> tuple[bool | None, dict[str, f
 
     A code fence or a word around the JSON, a key that stands twice, NaN and Infinity are refused.
     """
-    if find_spec("jsonschema") is None:
-        raise UserError('check json_schema needs jsonschema: pip install "refinery[checks]"')
     return timed.ask("schema", text, json.dumps(schema, sort_keys=True))
 
 
 def schema_mistake(schema: dict[str, Any]) -> str | None:
-    """What is wrong with a schema (draft 2020-12), None where nothing is or the library is missing."""
-    if find_spec("jsonschema") is None:
-        return None
+    """What is wrong with a schema (draft 2020-12), or None."""
     from jsonschema import Draft202012Validator, SchemaError
 
     try:

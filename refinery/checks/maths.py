@@ -1,7 +1,8 @@
 """Are two mathematical answers equal? Asked of the math-verify library, in a process that can be stopped.
 
 What it takes as equal, and some may not: decimals that agree to six places (0.333333 and 1/3), a percentage with its
-fraction and with its bare number (60% with 0.6 and with 60), x = 5 with 5, a set in any order.
+fraction and with its bare number (60% with 0.6 and with 60), x = 5 with 5, a set in any order, 2ab with 2 (letters
+that may be a unit are dropped).
 """
 
 from importlib.util import find_spec

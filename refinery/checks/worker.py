@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from refinery.checks.texts import last_box
@@ -22,6 +24,9 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z .,'-]{2,}")
 
 def main() -> None:
     logging.disable(logging.CRITICAL)
+    for library in ("math_verify", "jsonschema"):  # now, and not on the time of the first question
+        if find_spec(library):
+            import_module(library)
     _limit_memory()
     functions: dict[str, Callable[..., Any]] = {"math": same, "read": read, "schema": follows}
     print(json.dumps("ready"), flush=True)

@@ -20,6 +20,7 @@ class FakeContext:
     vectors: dict = field(default_factory=dict)
     requests: list = field(default_factory=list)
     scored: list = field(default_factory=list)
+    prepared: object = None
 
     async def ask(self, model, messages, *, sample=0, **sampling):
         self.requests.append({"model": model, "messages": messages, "sample": sample, **sampling})
@@ -38,6 +39,18 @@ class FakeContext:
 
     async def embed(self, encoder, texts):
         return np.array([self.vectors[text] for text in texts], dtype=np.float32)
+
+    async def count_tokens(self, model, texts):
+        return [len(text) // 2 for text in texts]
+
+    async def map(self, function, items):
+        async def one(item):
+            try:
+                return await function(item)
+            except RowError as error:
+                return error
+
+        return await asyncio.gather(*(one(item) for item in items))
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""Function calls in every notation that the sources use, and texts that look like calls and are none."""
+
+import json
+
+import pytest
+
+from refinery.checks import agrees, calls
+
+SAME = [
+    ('{"name": "f", "arguments": {"a": 1, "b": {"c": [true, null]}}}', 'f(b={"c": [True, None]}, a=1.0)'),
+    ('{"name": "f", "arguments": "{\\"a\\": 1}"}', "f(a=1)"),
+    ('{"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}', "f()"),
+    ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>', "f(a=1)"),
+    ("Sure!\n```python\nf(a=1)\ng.h(b=2)\n```\nf does this.", "f(a=1)\ng.h(b=2)"),
+    ("[f(a=1), g.h(b=2)]", "f(a=1)\ng.h(b=2)"),
+    ("result = f(a=1)", "f(a=1)"),
+    ("f(a=1)  # Correct\nThe correct response is f(a=1).", "f(a=1)"),
+    ('Here it is: {"name": "f", "parameters": {"a": 1}} as asked.', "f(a=1)"),
+    ("f(a=(1, 2), b={2, 1})", "f(b={1, 2}, a=[1, 2])"),
+    ("f(a=-5, b=+2)", '{"name": "f", "arguments": {"a": -5, "b": 2}}'),
+    ("f(a=0.1)", '{"name": "f", "arguments": {"a": 1e-1}}'),
+    ("f(flag='x', flag='y')", "f(flag='y', flag='x')"),
+    ("f(t=<token>, kind=int)", "f(kind=int, t=<token>)"),
+    ("f(p=g(1, x=2))", "f(p=g(1, x=2.0))"),
+    ("f('a) b', \"it's\")", "f('a) b', \"it's\")"),
+    ("Thought: x\nAction: f\nAction Input: {\"a\": 1}\nObservation: {\"b\": 2}", "f(a=1)"),
+    ("Action: f\nAction Input: {a: ${b}}\nAction: g\nAction Input: {}", json.dumps(
+        [{"Action": "f", "Action_Input": "{a:  ${b}}"}, {"Action": "g", "Action_Input": "{}"}])),
+]  # fmt: skip
+
+DIFFERENT = [
+    ("f(a=1)", "g(a=1)"),
+    ("f(a=1)", "f(a=2)"),
+    ("f(a=1)", "f(b=1)"),
+    ("f(a=1)", "f(a=1, b=2)"),
+    ("f(a='1')", "f(a=1)"),
+    ("f(a=True)", "f(a=1)"),
+    ("f(a=None)", "f(a='None')"),
+    ("f(1)", "f(a=1)"),
+    ("f(1, 2)", "f(2, 1)"),
+    ("f(a=1)\nf(a=1)", "f(a=1)"),
+    ("f(a=1)\ng(b=2)", "g(b=2)\nf(a=1)"),
+    ("f(flag='x', flag='x')", "f(flag='x')"),
+    ('{"name": "f", "arguments": {"a": 1, "a": 2}}', '{"name": "f", "arguments": {"a": 2}}'),
+    ("m.f(a=1)", "f(a=1)"),
+    ("f(a=[1, 2])", "f(a=[2, 1])"),
+    ("f(a=x)", "f(a='x')"),
+    ("f(a=1+1)", "f(a=2)"),
+]
+
+
+@pytest.mark.parametrize(("text", "same"), SAME)
+def test_the_same_calls_in_other_words(text, same):
+    assert calls.read(text) is not None
+    assert calls.read(text) == calls.read(same)
+
+
+@pytest.mark.parametrize(("text", "other"), DIFFERENT)
+def test_other_calls(text, other):
+    assert calls.read(text) is not None and calls.read(other) is not None
+    assert not agrees("tool_call", text, other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "The option(s) and the file(name) are missing.",
+        '{"name": "f"}',
+        '{"temperature": 3}',
+        "f(a=1",
+        "f(a=\x00)",
+        "1 + 1",
+        "[]",
+        "Action: f",
+    ],
+)
+def test_no_call(text):
+    assert calls.read(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 50_000 + "1", "f(" * 3_000, "{" * 30_000, "[" * 30_000, "a." * 30_000 + "f()", "f(x=" * 2_000]
+)
+def test_hostile_texts_end(text):
+    assert calls.read(text) is None
+
+
+def test_nothing_is_evaluated(tmp_path):
+    target = tmp_path / "made"
+    assert calls.read(f"f(a=open({str(target)!r}, 'w'))") is not None
+    assert not target.exists()
