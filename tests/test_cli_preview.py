@@ -1,0 +1,100 @@
+"""`refinery preview`: the requests of a later run, nothing else kept, and what it shows."""
+
+import pytest
+
+from refinery.store import Store
+from tests.cli_tools import call, project
+from tests.models.server import serve
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve(answer="play") as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def asked(server, *args):
+    """(what the command did, requests that the server got from it)."""
+    before = server.stats("/counts")["requests"]
+    done = call(*args)
+    return done, server.stats("/counts")["requests"] - before
+
+
+def test_a_run_asks_nothing_of_what_a_preview_asked(folder, server):
+    project(folder, server.url)
+    _, alone = asked(server, "run", "spec.yaml", "--stage", "refine", "--set", "store=alone.duckdb")
+    done, first = asked(server, "preview", "spec.yaml", "-n", "5")
+    assert done.code == 0, done.err
+    assert 5 * 2 <= first < alone
+    _, again = asked(server, "preview", "spec.yaml", "-n", "5")
+    assert again == 0
+    _, rest = asked(server, "run", "spec.yaml", "--stage", "refine")
+    assert first + rest == alone
+
+
+def test_nothing_is_stored_but_the_answers(folder, server):
+    project(folder, server.url)
+    _, requests = asked(server, "preview", "spec.yaml", "-n", "3")
+    store = Store(folder / "runs/small/refinery.duckdb")
+    assert {t: store.query(f"SELECT count(*) AS n FROM {t}")[0]["n"] for t in ("runs", "steps", "outcomes")} == {
+        "runs": 0,
+        "steps": 0,
+        "outcomes": 0,
+    }
+    assert store.query("SELECT count(*) AS n FROM generations")[0]["n"] == requests
+    assert sorted(path.name for path in (folder / "runs/small").iterdir()) == ["refinery.duckdb"]
+
+
+def test_a_preview_shows_what_a_run_makes(folder, server):
+    project(folder, server.url)
+    rows = call("preview", "spec.yaml", "-n", "4", "--json").json["rows"]
+    call("run", "spec.yaml", "--stage", "refine")
+    assert [row["steps"][0]["reference"] for row in rows] == [f"Rule {n} asks for code {n * 7}" for n in range(4)]
+    for row in rows:
+        history = call("show", "spec.yaml", "--row", row["id"], "--json").json["history"]
+        assert history == row["steps"]
+        assert [step["step"] for step in history] == ["source", "rewritten", "agrees", "fused"]
+
+
+def test_one_row_and_any_rows(folder, server):
+    project(folder, server.url)
+    rows = call("preview", "spec.yaml", "-n", "20", "--json").json["rows"]
+    chosen = rows[13]["id"]
+    one = call("preview", "spec.yaml", "--row", chosen[:9], "--json").json["rows"]
+    assert [row["id"] for row in one] == [chosen]
+    samples = [
+        [row["id"] for row in call("preview", "spec.yaml", "-n", "5", "--seed", seed, "--json").json["rows"]]
+        for seed in ("1", "1", "2")
+    ]
+    assert samples[0] == samples[1] != samples[2] and len(set(samples[2])) == 5
+    done = call("preview", "spec.yaml", "--row", "zz")
+    assert (done.code, done.err) == (2, 'error: no rows of the source have an id that starts with "zz"\n')
+
+
+def test_table_steps_see_the_rows_at_hand_and_say_so(folder, server):
+    spec = """
+models: {{self: {{backend: openai, model: writer, base_url: "{url}"}}}}
+source: {{path: rows.jsonl, split: {{train: 1.0, validation: 0, test: 0}}}}
+graph:
+  rewritten: {{op: rewrite, from: source}}
+  some: {{op: sample, from: rewritten, n: 2}}
+"""
+    project(folder, server.url, spec=spec)
+    done = call("preview", "spec.yaml", "-n", "3", "--json")
+    assert done.json["notes"] == ["some decides over all rows at once, and saw only these"]
+    ends = [row["steps"][-1] for row in done.json["rows"]]
+    assert [end["step"] for end in ends] == ["some"] * 3
+    assert sorted(end["action"] for end in ends) == ["dropped", "kept", "kept"]
+
+
+def test_it_fits_a_narrow_terminal(folder, server):
+    project(folder, server.url)
+    done = call("preview", "spec.yaml", "-n", "3")
+    assert max(len(line) for line in done.out.splitlines()) <= 80
+    assert done.out.count("question") == 3 and "changed: ok" in done.out
