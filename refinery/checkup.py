@@ -57,14 +57,14 @@ def checkup(spec: Spec, path: Path) -> Iterator[Finding]:
     yield Finding("ok", "spec", f"valid ({steps} steps, {methods} methods)")
     yield from _libraries(spec)
     yield from _storage(spec)
-    prompts, source = _prompts(spec)
-    yield source
+    prompts, found = _prompts(spec)
+    yield from found
     keys = _keys(path)
     for name in used_models(spec):
         model = spec.models[name]
         what = f"models.{name}"
         if model.backend == "openai":
-            yield from _server(what, model, keys.get(name), prompts.get(name))
+            yield from _servers(what, model, keys.get(name), prompts.get(name))
         else:
             yield from _local(what, model, prompts.get(name))
     if spec.train or spec.evaluate:
@@ -141,13 +141,14 @@ def _weights(spec: Spec) -> float:
     return size * len(spec.train.methods) * (len(spec.train.seeds) + (points if spec.train.tune else 0))
 
 
-def _prompts(spec: Spec) -> tuple[dict[str, Longest], Finding]:
-    """The longest prompt of each model, and how reading the source went."""
+def _prompts(spec: Spec) -> tuple[dict[str, Longest], list[Finding]]:
+    """The longest prompt of each model, and what came to light in finding it."""
     try:
-        rows, prompts = longest_prompts(spec)
+        rows, prompts, wrong = longest_prompts(spec)
     except UserError as error:
-        return {}, Finding("fail", "source", str(error), "")
-    return prompts, Finding("ok", "source", f"{rows:,} rows to refine")
+        return {}, [Finding("fail", "source", str(error))]
+    found = [Finding("ok", "source", f"{rows:,} rows to refine")]
+    return prompts, [*found, Finding("fail", "graph", wrong)] if wrong else found
 
 
 # ---- models
@@ -163,35 +164,41 @@ def _keys(path: Path) -> dict[str, str]:
         return {}
 
 
-def _server(what: str, model: ModelSpec, variable: str | None, longest: Longest | None) -> Iterator[Finding]:
+def _servers(what: str, model: ModelSpec, variable: str | None, longest: Longest | None) -> Iterator[Finding]:
     key = model.api_key.get_secret_value() if model.api_key else ""
     if variable and os.environ.get(variable):
         yield Finding("ok", what, f"the key {variable} is in the environment")
     elif variable:
         yield Finding("warn", what, f"no key: {variable} is not in the environment", f"export {variable}=...")
-    listed: list[dict[str, Any]] = []
+    told: int | None = None
+    for url in model.urls:
+        listed, found = _server(what, model, url, key, variable)
+        yield found
+        own = next((each.get("max_model_len") for each in listed if each.get("id") == model.model), None)
+        told = own if isinstance(own, int) else told
+    yield from _context(what, model.max_context or told, longest, "its server does not tell: set max_context")
+
+
+def _server(
+    what: str, model: ModelSpec, url: str, key: str, variable: str | None
+) -> tuple[list[dict[str, Any]], Finding]:
+    """(what the server at `url` lists, whether it can be asked)."""
     try:
-        listed = _listed(str(model.base_url), key)
+        listed = _listed(url, key)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             cure = f"export {variable}=..." if variable else 'api_key: "${NAME}" names the variable that holds the key'
-            yield Finding("fail", what, f"{model.base_url} refuses the key (HTTP {error.code})", cure)
-        else:
-            yield Finding("warn", what, f"{model.base_url} answers, but lists no models (HTTP {error.code})")
+            return [], Finding("fail", what, f"{url} refuses the key (HTTP {error.code})", cure)
+        return [], Finding("warn", what, f"{url} answers, but lists no models (HTTP {error.code})")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         cure = "start the server, or correct base_url (up to and including /v1)"
-        yield Finding("fail", what, f"{model.base_url} cannot be reached ({reason})", cure)
-    else:
-        names = [str(each.get("id")) for each in listed]
-        if model.model in names:
-            yield Finding("ok", what, f"{model.base_url} answers and lists {model.model}")
-        else:
-            shown = ", ".join(names[:5]) or "nothing"
-            yield Finding("fail", what, f"{model.base_url} does not list {model.model}", f"it lists: {shown}")
-    told = next((each.get("max_model_len") for each in listed if each.get("id") == model.model), None)
-    limit = model.max_context or (told if isinstance(told, int) else None)
-    yield from _context(what, limit, longest, "its server does not tell: set max_context")
+        return [], Finding("fail", what, f"{url} cannot be reached ({reason})", cure)
+    names = [str(each.get("id")) for each in listed]
+    if model.model in names:
+        return listed, Finding("ok", what, f"{url} answers and lists {model.model}")
+    shown = ", ".join(names[:5]) or "nothing"
+    return listed, Finding("fail", what, f"{url} does not list {model.model}", f"it lists: {shown}")
 
 
 def _listed(base_url: str, key: str) -> list[dict[str, Any]]:
@@ -208,6 +215,11 @@ def _listed(base_url: str, key: str) -> list[dict[str, Any]]:
 
 
 def _local(what: str, model: ModelSpec, longest: Longest | None) -> Iterator[Finding]:
+    if model.backend == "vllm" and shutil.which(model.command) is None:
+        cure = 'pip install "refinery[vllm]", or name the program: command: PATH'
+        yield Finding("fail", what, f"there is no program {model.command}", cure)
+    if model.adapter is not None and not Path(model.adapter).is_dir():
+        yield Finding("fail", what, f"there is no folder {model.adapter}", "adapter: names a folder written by peft")
     try:
         place = folder(model.model, model.revision)
     except UserError as error:

@@ -9,9 +9,6 @@ from refinery import models
 from refinery.spec import Spec, fingerprints, order
 from refinery.spec_types import marked
 
-NOT_SHAPING = {"base_url", "api_key", "concurrency", "timeout", "retries", "batch_size", "device", "price"}
-"""Keys of a model that no answer hangs on."""
-
 
 @dataclass(frozen=True, slots=True)
 class Change:

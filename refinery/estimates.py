@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -19,7 +18,7 @@ class Estimate:
     """Of one step's requests that are still to be sent; None is unknown.
 
     Tokens are those of a mean request of the step's models with the step's temperature and max_tokens, of those models
-    alone where none was asked like that yet. `cost` is in the currency of the models' prices; `low` goes with
+    alone where none was asked like that yet. `cost` is in USD; `low_cost` is that of
     StepPlan.at_least.
     """
 
@@ -69,10 +68,10 @@ def _cost(spec: Spec, names: dict[str, str], rows: Sequence[Row], measured: int)
     total = 0.0
     for row in rows:
         name = next(name for name, identity in names.items() if identity == row["model"])
-        price: Any = getattr(spec.models[name], "price", None)
-        if price is None:
+        each = spec.models[name].cost(row["prompt"], row["completion"])
+        if each is None:
             return None
-        total += row["n"] * (row["prompt"] * price.input + row["completion"] * price.output) / 1e6
+        total += row["n"] * each
     return total / measured
 
 

@@ -48,8 +48,9 @@ class Longest:
         return len(self.text) // CHARACTERS + around, "about "
 
 
-def longest_prompts(spec: Spec) -> tuple[int, dict[str, Longest]]:
-    """(rows of the train split, model name to its longest prompt). Reads the main source.
+def longest_prompts(spec: Spec) -> tuple[int, dict[str, Longest], str]:
+    """(rows of the train split, model name to its longest prompt, what is wrong with the steps or ""). Reads the
+    sources; UserError where they cannot be read.
 
     A row's answer stands for whatever earlier steps make of it. Steps that see whole tables are passed over.
     """
@@ -62,10 +63,14 @@ def longest_prompts(spec: Spec) -> tuple[int, dict[str, Longest]]:
             outcomes = store.stream(main) if isinstance(main, str) else enumerate(main.outcomes())
             count, rows = _longest_rows(outcome.example for _, outcome in outcomes)
     notes = _Notes()
-    for step in resolve(spec, prints):
+    try:
+        steps = resolve(spec, prints)
+    except UserError as error:
+        return count, {}, str(error)
+    for step in steps:
         if not step.is_table and not step.needs_all:
             asyncio.run(_try(step, rows, Context(step.name, spec.seed, notes), notes))
-    return count, notes.longest
+    return count, notes.longest, ""
 
 
 def _longest_rows(examples: Iterator[Example | None]) -> tuple[int, list[Example]]:

@@ -114,7 +114,7 @@ def _span(low: float, high: float) -> str:
     digits = 2 if high >= 1 else 4
     most = f"{high:,.{digits}f}"
     least = f"{low:,.{digits}f}"
-    return most if least == most else f"{least} to {most}"
+    return f"${most}" if least == most else f"${least} to {most}"
 
 
 def _trainings(spec: Spec) -> int:
