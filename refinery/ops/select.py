@@ -83,10 +83,11 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     """The best `keep` candidates stay, best first; the best becomes the response. Of equals the earlier one wins.
 
     scores: `by`, `scores` (every candidate's, in the order it came: cosine, mean log-probability per token in nats,
-    judge's mean, distance 1 - cosine to the nearest one chosen before, words or their distance to the reference's), `chosen` (indices, best first), and
-    `unknown` (candidate index to reason) where there are such: they come last. A candidate's score may be None where it
-    is not known, and in diversity for the first and those not chosen. Reasons: ok; no_score where none is known, unless
-    there is only one candidate; a row failure where there is nothing to compare with (empty_reference).
+    judge's mean, distance 1 - cosine to the nearest one chosen before, words, or their distance to the reference's),
+    `chosen` (indices, best first), and `unknown` (candidate index to reason) where there are such: they come last. A
+    score is None where it is not known, and in diversity for the first candidate and those not chosen. Reasons: ok;
+    no_score where none is known, unless there is only one candidate; empty_reference where there is nothing to compare
+    with.
     """
     candidates = candidates_of(example)
     unknown: dict[str, str] = {}
