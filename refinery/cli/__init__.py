@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from refinery.cli.diagnose import diagnose
+from refinery.cli.export import export
+from refinery.cli.label import label
 from refinery.cli.reading import Overrides, SpecPath, reading
 from refinery.errors import UserError
 
@@ -114,6 +116,8 @@ def schema() -> None:
 
 app.add_typer(reading)
 app.command()(diagnose)
+app.command()(label)
+app.command()(export)
 
 
 def main() -> None:
