@@ -12,6 +12,7 @@ from refinery.store import Row, Store
 if TYPE_CHECKING:  # needs scipy, which a run that only refines does without
     from evals.forgetting import Comparison
     from evals.panels import Panel
+    from refinery.diagnostics._gates import Gate as ScoredGate
 
 VALIDATION = "heldout_validation"
 """The benchmark that settings are chosen on: the spec's own validation split."""
@@ -48,6 +49,30 @@ class Gate:
     threshold: float
     cosines: list[float]
     """The best candidate's, of every row that was not passed through."""
+
+
+RAW = "raw"
+"""What the reference answers are called where two steps are compared."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two steps, measured."""
+
+    raw: str
+    """A step's name, or RAW."""
+    refined: str
+    rows: list[Row]
+    """Of the table `diagnostics`."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A threshold, and the rows that a small change of it would decide otherwise (see `examples_near`)."""
+
+    gate: ScoredGate
+    below: list[Row]
+    above: list[Row]
 
 
 @dataclass(frozen=True)
@@ -100,8 +125,9 @@ class ReportData:
     final: Step | None
     """The step whose rows the methods learn from; the graph's last one where nothing is trained."""
     gates: list[Gate]
-    diagnostics: dict[str, list[Row]]
-    """Step name to its rows of the table `diagnostics`."""
+    compared: list[Compared]
+    """In the order of the steps, against the raw answers first."""
+    sweeps: list[Swept]
     rows: list[RowShown]
     base: Row | None
     """The base model's row of the table `checkpoints`."""

@@ -1,5 +1,6 @@
 """How far the refined answers lie from the raw ones in the space of a sentence encoder."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ MEANINGS: Meanings = {
     "cosine_p95": ("cosine, 95th percentile", "Near 1: the step left these answers almost alone."),
     "centroid_shift": ("cosine distance of the two mean vectors", "A small p: the whole set moved, not just rows."),
     "mmd2": ("squared maximum mean discrepancy (MMD²)", "0 same distribution; p says if more than chance."),
-    "frechet": ("Fréchet distance of the embeddings", "Read against `exchanged`, its size by chance alone."),
+    "frechet": ("Fréchet distance of the embeddings", "Has no p: --json tells its size by chance (exchanged)."),
     "map": ("the two sets on their first two axes, share shown", "Of all spread, what the map of the two sets shows."),
     "own_mmd2_raw": ("MMD² of raw answers and the model's own", "How foreign raw answers are to the model."),
     "own_mmd2_refined": ("MMD² of refined answers and the model's own", "Smaller than raw's: closer to its manner."),
@@ -104,7 +105,7 @@ def _vectors(*sides: list[str], encode: Callable[[Sequence[str]], np.ndarray]) -
 def _cosines(x: np.ndarray, y: np.ndarray, empty: int) -> list[Row]:
     cosine = np.sum(x * y, axis=1)
     spread = quantiles(cosine)
-    low = 0.0 if not len(cosine) or cosine.min() >= 0 else -1.0
+    low = max(-1.0, math.floor(10 * cosine.min() - 0.5) / 10) if len(cosine) else 0.0
     detail = {"quantiles": spread, "histogram": histogram(cosine, low, 1.0), "empty": empty}
     names = {"cosine_p05": "p05", "cosine_median": "p50", "cosine_p95": "p95"}
     rest = [row("embedding", name, spread.get(q), len(cosine)) for name, q in names.items()]

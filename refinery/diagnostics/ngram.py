@@ -19,7 +19,7 @@ MEANINGS: Meanings = {
     "overlap_2": ("shared 2-grams (F1)", "Short phrases that both answers hold."),
     "overlap_3": ("shared 3-grams (F1)", "Phrases that both answers hold."),
     "overlap_4": ("shared 4-grams (F1)", "Long phrases that both answers hold."),
-    "copied_4": ("share of refined 4-grams that the raw answer holds", "High: copied rather than put in own words."),
+    "copied_4": ("refined 4-grams copied from the raw answer", "High: copied rather than put in own words."),
     "distinct_1_change": ("different words over all, change", "Below 0: the refined vocabulary is narrower."),
     "distinct_2_change": ("different 2-grams over all, change", "Below 0: refined answers repeat phrases more."),
     "distinct_4_change": ("different 4-grams over all, change", "Below 0: refined answers repeat phrases more."),

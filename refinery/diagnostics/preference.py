@@ -68,15 +68,16 @@ def _kind_rows(kind: str, labels: Sequence[Mapping[str, Any]]) -> list[Row]:
     for label in labels:
         orders[label["example_id"], label["rater"]][label["first"]] = label["choice"]
     verdicts: dict[str, dict[str, str]] = defaultdict(dict)
-    for (example_id, rater), choices in orders.items():
-        verdicts[example_id][rater] = choices.popitem()[1] if len(set(choices.values())) == 1 else "tie"
+    for (example_id, rater), by_order in orders.items():
+        told = set(by_order.values())
+        verdicts[example_id][rater] = told.pop() if len(told) == 1 else "tie"
     raters = sorted({label["rater"] for label in labels})
     models = sorted({label["model"] for label in labels if label["model"]})
     by_row = Counter(majority(list(each.values())) for each in verdicts.values())
     decided, n = by_row["raw"] + by_row["refined"], len(verdicts)
     detail = {"raters": raters, "models": models, **{choice: by_row[choice] for choice in CHOICES}}
-    twice = [set(choices.values()) for choices in _both_orders(labels).values()]
-    same = sum(len(choices) == 1 for choices in twice)
+    twice = [set(by_order.values()) for by_order in orders.values() if len(by_order) == 2]
+    same = sum(len(told) == 1 for told in twice)
     return [
         row("preference", f"{kind}_wins", by_row["refined"] / decided if decided else None, decided,
             wilson(by_row["refined"], decided), **detail),
@@ -85,13 +86,6 @@ def _kind_rows(kind: str, labels: Sequence[Mapping[str, Any]]) -> list[Row]:
             wilson(same, len(twice))),
         _kappa_row(kind, verdicts, raters),
     ]  # fmt: skip
-
-
-def _both_orders(labels: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for label in labels:
-        found[label["example_id"], label["rater"]].append(label["choice"])
-    return {key: choices for key, choices in found.items() if len(choices) == 2}
 
 
 def majority(verdicts: Sequence[str]) -> str:

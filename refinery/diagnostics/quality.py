@@ -26,22 +26,25 @@ MEANINGS: Meanings = {
     "numbers_made_up": ("refined numbers that the raw answer lacks", "Worked steps add some; else they are made up."),
     "names_kept": ("names and quotes of the raw answer that are kept", "What is missing was dropped or changed."),
     "names_made_up": ("refined names that the raw answer lacks", "High: details that nobody gave."),
-    "false_accepts": ("wrong candidates among those a gate let through", "Raise the threshold where this is high."),
-    "false_rejects": ("right candidates among those a gate refused", "Lower the threshold where this is high."),
+    "false_accepts": ("of candidates let through, wrong", "Raise the threshold where this is high."),
+    "false_rejects": ("of candidates refused, right", "Lower the threshold where this is high."),
 }
 
 
 def measure(pairs: Pairs, *, reference: Any = None, gates: Any = None, seed: int = 0) -> list[Row]:
     """Rows of the family "quality".
 
-    fell_back (of all pairs). numbers_kept, numbers_made_up, names_kept, names_made_up: mean shares over the pairs that
+    fell_back. numbers_kept, numbers_made_up, names_kept, names_made_up: mean shares over the pairs that
     have any (refinery/checks says what counts as a number or a name). With a `reference` (the spec's way to check an
     answer): the share of either side that agrees with it, and the paired change. With `gates`: of each gate's
     candidates, false_accepts:<step> (wrong ones among those let through) and false_rejects:<step> (right ones among
-    those refused), where right is what the reference rule says.
+    those refused), where right is what the reference rule says. fell_back and gates are of all rows only.
     """
-    rows = [row("quality", "fell_back", _over(pairs.fell_back, len(pairs)), len(pairs),
-                wilson(pairs.fell_back, len(pairs)))]  # fmt: skip
+    rows = []
+    if not pairs.is_part:
+        count, n = pairs.fell_back, len(pairs)
+        rows.append(row("quality", "fell_back", count / n if n else None, n, wilson(count, n)))
+        rows += [each for gate in (gates.judged if gates is not None else ()) for each in _gate_rows(*gate)]
     chosen = pairs.sample(LIMIT, seed)
     for name, shares in (("numbers", _numbers), ("names", names.shares)):
         found = np.array([shares(p.refined, p.raw) for p in chosen], dtype=np.float64).reshape(-1, 2)
@@ -54,7 +57,7 @@ def measure(pairs: Pairs, *, reference: Any = None, gates: Any = None, seed: int
         verdicts = [[reference.agrees(text, p.reference) for text in (p.raw, p.refined)] for p in chosen]
         known = np.array([both for both in verdicts if None not in both], dtype=bool).reshape(-1, 2)
         rows += side_rows("quality", "answer", known[:, 0], known[:, 1], rule=reference.check.kind)
-    return rows + [each for gate in (gates.judged if gates is not None else ()) for each in _gate_rows(*gate)]
+    return rows
 
 
 def _gate_rows(step: str, param: str, threshold: float, verdicts: list[tuple[bool, bool]]) -> list[Row]:
@@ -69,7 +72,3 @@ def _gate_rows(step: str, param: str, threshold: float, verdicts: list[tuple[boo
 
 def _numbers(candidate: str, reference: str) -> tuple[float | None, float | None]:
     return numbers.shares(candidate, reference, 0.0)
-
-
-def _over(count: int, n: int) -> float | None:
-    return count / n if n else None

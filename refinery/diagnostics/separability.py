@@ -20,9 +20,9 @@ LEAST = 20
 """Pairs below which a classifier has nothing to learn from."""
 
 MEANINGS: Meanings = {
-    "raw_refined": ("AUC of a classifier, raw against refined", "0.5 cannot tell them apart, 1 always can."),
-    "own_raw": ("AUC, raw against the model's own answers", "0.5: raw answers read like the model's own."),
-    "own_refined": ("AUC, refined against the model's own answers", "Nearer to 0.5 than raw's: more its own manner."),
+    "raw_refined": ("AUC, raw against refined", "0.5 cannot tell them apart, 1 always can."),
+    "own_raw": ("AUC, raw against the model's own", "0.5: raw answers read like the model's own."),
+    "own_refined": ("AUC, refined against the model's own", "Nearer to 0.5 than raw's: more its own manner."),
 }
 
 

@@ -1,68 +1,107 @@
-"""How the refined answers differ from the raw ones: meaning, length and wording."""
+"""How the refined answers differ from the raw ones: meaning, wording, length, style, naturalness, truth."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from reports import plots_data, table
-from reports.blocks import Block, Column, Details, Figure, Heading, Mono, Paragraph, Table
-from reports.data import Gate, ReportData
+from refinery.catalog import module, names
+from refinery.diagnostics import PACKAGE, REFINED_ONLY, meaning
+from reports import diagnostic_figures, plots_data, table
+from reports.blocks import Block, Column, Details, Figure, Heading, Mono, Paragraph, Side, Strong, Table, Text
+from reports.data import RAW, Compared, Gate, ReportData, Swept
+from reports.text import shorten
 
-REFINED = "@refined"
-"""Suffix of a measure over the rows that did not fall back."""
-
-MEANINGS = {
-    "cosine_mean": "cosine of raw and refined answer, mean",
-    "cosine_p05": "cosine, 5th percentile",
-    "cosine_median": "cosine, median",
-    "cosine_p95": "cosine, 95th percentile",
-    "centroid_shift": "cosine distance of the two mean vectors",
-    "mmd2": "squared maximum mean discrepancy of the embeddings",
-    "frechet": "Fréchet distance of the embeddings",
-    "words_ratio": "words, refined over raw",
-    "tokens_ratio": "tokens, refined over raw",
-    "characters_ratio": "characters, refined over raw",
-    "words_raw_mean": "words of a raw answer, mean",
-    "words_refined_mean": "words of a refined answer, mean",
-    "tokens_raw_mean": "tokens of a raw answer, mean",
-    "tokens_refined_mean": "tokens of a refined answer, mean",
-    "words_ks": "Kolmogorov–Smirnov distance of the lengths in words",
-    "tokens_ks": "Kolmogorov–Smirnov distance of the lengths in tokens",
-    "identical": "share of answers left as they were",
-    "rouge_l": "ROUGE-L of raw and refined answer",
-    "overlap_1": "shared words (F1)",
-    "overlap_4": "shared 4-grams (F1)",
-    "copied_4": "share of refined 4-grams that the raw answer holds",
-    "distinct_2_raw": "different 2-grams over all, raw",
-    "distinct_2_refined": "different 2-grams over all, refined",
-    "unigram_js": "Jensen–Shannon divergence of the words, bits",
+TITLES = {
+    "embedding": "Meaning",
+    "ngram": "Wording",
+    "diversity": "Variety",
+    "length": "Length",
+    "style": "Style",
+    "separability": "Told apart by a classifier",
+    "likelihood": "Likelihood under the base model",
+    "quality": "Right or wrong",
+    "preference": "Preference",
 }
-"""The measures of the first table, in this order; the others stand in the second one under their own names."""
 
 
 def render(data: ReportData) -> list[Block]:
     blocks: list[Block] = [Heading("Raw against refined")]
     blocks += [_cosines(gate) for gate in data.gates]
+    for number, swept in enumerate(data.sweeps):
+        blocks += _sweep(number, swept)
     final = data.final.name if data.final else ""
-    if final not in data.diagnostics:
-        return [*blocks, Paragraph("No diagnostics have been computed for the step that the methods learn from.")]
-    rows = {row["name"]: row for row in data.diagnostics[final]}
-    lengths = _lengths(rows)
-    blocks += [lengths] if lengths else []
-    blocks.append(
-        Paragraph(
-            [
-                "Measures of ",
-                Mono(final),
-                " against the raw answers. Rows that fell back equal their raw answer by "
-                "construction and hide what rewriting did, so each measure is also taken without them.",
-            ]
-        )
-    )
-    blocks.append(_measures(rows, [name for name in MEANINGS if name in rows], MEANINGS))
-    rest = [name for name in rows if name.removesuffix(REFINED) not in MEANINGS and not name.endswith(REFINED)]
-    if rest:
-        blocks.append(Details("All other measures", [_measures(rows, rest, {})]))
+    main = next((each for each in data.compared if (each.raw, each.refined) == (RAW, final)), None)
+    if main is None:
+        blocks.append(Paragraph("No diagnostics have been computed for the step that the methods learn from."))
+    else:
+        opening: Text = ["Measures of ", Mono(final), " against the raw answers."]
+        blocks += [Paragraph(opening), *_compared("diagnostics", main)]
+    for number, other in enumerate(data.compared):
+        if other is not main and any(row["family"] == "style" for row in other.rows):
+            title: Text = [Strong(f"{other.raw} → {other.refined}"), ": the same measures of these two"]
+            blocks.append(Details(title, _compared(f"diagnostics-{number}", other)))
     return blocks
+
+
+def _compared(prefix: str, pair: Compared) -> list[Block]:
+    rows = {row["name"]: row for row in pair.rows}
+    fell_back = any(
+        row["n"] != rows[name + REFINED_ONLY]["n"] for name, row in rows.items() if name + REFINED_ONLY in rows
+    )
+    blocks: list[Block] = []
+    if fell_back:
+        blocks.append(
+            Paragraph(
+                "Rows that fell back equal their raw answer by construction and hide what rewriting did, so each "
+                "measure is also taken without them, and the pictures leave them out."
+            )
+        )
+    blocks += diagnostic_figures.figures(prefix, rows, fell_back)
+    rest: dict[str, Any] = {}
+    for family in [name for name in TITLES if name in names(PACKAGE)]:
+        own = {name: row for name, row in rows.items() if row["family"] == family}
+        listed = list(module(PACKAGE, family).MEANINGS)
+        absent = [
+            name for name in own if family == "style" and name.endswith("_change") and _on_neither_side(own, name)
+        ]
+        first = [
+            name for name in own if name not in absent and not name.endswith(REFINED_ONLY) and meaning(family, name)
+        ]
+        if first:
+            first.sort(key=lambda name: (listed.index(name.split(":")[0]), name))
+            blocks.append(_measures(own, first, TITLES[family]))
+        if absent:
+            known = [(meaning(family, name) or (name, ""))[0] for name in absent]
+            words = "; ".join(each.removeprefix("answers with ").removesuffix(", change") for each in known)
+            blocks.append(Paragraph(f"On neither side: {words}.", "note"))
+        rest |= {name: row for name, row in own.items() if name.removesuffix(REFINED_ONLY) not in (*first, *absent)}
+    others = [name for name in rest if not name.endswith(REFINED_ONLY)]
+    if others:
+        blocks.append(Details("All other measures", [_measures(rest, others, "")]))
+    note = "Brackets hold 95% intervals over rows, where a measure has one; else p says how likely chance alone is."
+    return [*blocks, Paragraph(note, "note")]
+
+
+def _sweep(number: int, swept: Swept) -> list[Block]:
+    gate = swept.gate
+    blocks: list[Block] = []
+    for side, rows in (("below", swept.below), ("above", swept.above)):
+        for row in rows:
+            verdict = {True: "agrees with the reference", False: "does not agree with it", None: ""}[row["agrees"]]
+            blocks.append(
+                Side(
+                    [
+                        ("question", shorten(row["question"])[0], ""),
+                        ("reference", shorten(row["reference"])[0], ""),
+                        (
+                            "candidate",
+                            shorten(row["candidate"])[0],
+                            f"{gate.score} {table.decimal(row['score'])}, {side}. {verdict}",
+                        ),
+                    ]
+                )
+            )
+    shown = [Details("The rows nearest to the threshold, on each side", blocks)] if blocks else []
+    return [diagnostic_figures.sweep(f"sweep-{number}", gate), *shown]
 
 
 def _cosines(gate: Gate) -> Figure:
@@ -88,53 +127,32 @@ def _cosines(gate: Gate) -> Figure:
     return Figure(title, words, chart, Table(columns, bins), caption)
 
 
-def _lengths(rows: Mapping[str, Mapping[str, Any]]) -> Figure | None:
-    unit = next((u for u in ("tokens", "words", "characters") if f"{u}_ratio" in rows), None)
-    if unit is None:
-        return None
-    row = rows.get(f"{unit}_ratio{REFINED}") or rows[f"{unit}_ratio"]
-    if row["n"] == 0:
-        row = rows[f"{unit}_ratio"]
-    raw, refined = row["detail"]["histogram"]["raw"], row["detail"]["histogram"]["refined"]
-    edges, only = raw["edges"], row["detail"].get("subset") == "refined"
-    first = max(
-        0, next((i for i, both in enumerate(zip(raw["counts"], refined["counts"], strict=True)) if any(both)), 0) - 1
-    )
-    ratio = table.decimal_interval(row["value"], row["low"], row["high"])
-    rows_said = f"{table.count(row['n'])} rows" + (" that did not fall back" if only else "")
-    words = f"A refined answer has {ratio} times the {unit} of its raw answer ({rows_said})."
-    title = "Length of raw and refined answers"
-    chart = plots_data.lengths(
-        "lengths", title, words, raw["counts"][first:], refined["counts"][first:], edges[first:], unit
-    )
-    columns = [Column(f"{unit.capitalize()} from"), Column("to"), Column("Raw", "right"), Column("Refined", "right")]
-    bins = [
-        [table.edge(a), table.edge(b), table.count(x), table.count(y)]
-        for a, b, x, y in zip(edges, edges[1:], raw["counts"], refined["counts"], strict=False)
-        if x or y
-    ]
-    return Figure(title, words, chart, Table(columns, bins), f"{words} The last bin also holds what is longer.")
+def _on_neither_side(rows: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+    base = name.removesuffix("_change")
+    return not any(rows[f"{base}_{side}"]["value"] for side in ("raw", "refined"))
 
 
-def _measures(rows: Mapping[str, Mapping[str, Any]], names: list[str], meanings: Mapping[str, str]) -> Table:
-    columns = [
-        Column("Measure"),
-        Column("All rows", "right"),
-        Column("Without those that fell back", "right"),
-        Column("n", "right"),
-    ]
-    body = []
-    for name in names:
-        row, only = rows[name], rows.get(name + REFINED)
+def _measures(rows: Mapping[str, Mapping[str, Any]], shown: list[str], caption: str) -> Table:
+    apart = any(name + REFINED_ONLY in rows and rows[name + REFINED_ONLY]["n"] != rows[name]["n"] for name in shown)
+    columns = [Column("Measure"), Column("All rows", "right")]
+    columns += [Column("Without those that fell back", "right")] if apart else []
+    columns += [Column("n", "right"), Column("How to read it")]
+    body, notes = [], []
+    for name in shown:
+        row, only = rows[name], rows.get(name + REFINED_ONLY) if apart else None
+        label, how = meaning(row["family"], name) or (Mono(name), "")
+        if ":" in name and isinstance(label, str):
+            label = f"{label}: {name.split(':', 1)[1]}"
         n = table.count(row["n"]) + (f" / {table.count(only['n'])}" if only else "")
-        body.append([meanings.get(name) or Mono(name), _value(row), _value(only) if only else table.ABSENT, n])
-    note = "Brackets hold 95% intervals over rows, where the measure has one."
-    for name in names:
-        for key, which in ((name, ""), (name + REFINED, " (without those that fell back)")):
-            if key in rows and rows[key]["value"] is None:
-                why = rows[key]["detail"].get("note", "no rows")
-                note += f" {meanings.get(name, name).capitalize()}{which}: {table.NOT_ESTIMABLE}, {why}."
-    return Table(columns, body, note=note)
+        body.append([label, _value(row), *([_value(only) if only else table.ABSENT] if apart else []), n, how])
+        for each, which in ((row, ""), (only, " (without those that fell back)")):
+            if each is not None and each["value"] is None:
+                named = label if isinstance(label, str) else name
+                why = each["detail"].get("note", "no rows")
+                notes.append(f"{named[:1].upper()}{named[1:]}{which}: {table.NOT_ESTIMABLE}, {why}.")
+    if not any(cells[-1] for cells in body):
+        columns, body = columns[:-1], [cells[:-1] for cells in body]
+    return Table(columns, body, caption=caption, note=" ".join(notes))
 
 
 def _value(row: Mapping[str, Any]) -> str:
