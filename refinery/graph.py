@@ -151,13 +151,12 @@ def _own_run(spec: Spec, store: Store) -> Iterator[str]:
 async def _run(
     spec: Spec, store: Store, journal: Journal, run_id: str, progress: Callback, provider: Provider | None
 ) -> dict[str, StepResult]:
-    before = {each: is_complete(store, each) for each in source_fingerprints(spec, store).values()}
-    sources = store_sources(spec, store, run_id)
+    sources, new = store_sources(spec, store, run_id)
     steps = resolve(spec, sources, fetch=True)
     results = {}
     for name, fingerprint in sources.items():
         found = tally(store, fingerprint)
-        ran = 0 if before.get(fingerprint) else found.rows
+        ran = found.rows if fingerprint in new else 0
         results[name] = StepResult(name, SOURCE, fingerprint, found.rows, dict(found.counts), 0, ran, Counts())
     async with _services(spec, store, journal, provider) as services:
         for step in steps:

@@ -6,7 +6,6 @@ first replays whatever files a killed one left. A row that stands in both is wri
 changes nothing. (A power cut may lose the last rows: they are not forced to disk one by one. They are asked again.)
 """
 
-import json
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -14,18 +13,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import orjson
 
 from refinery.errors import RowError, UserError
 from refinery.records import Example, Outcome
-from refinery.rows import GENERATION_KEYS, LIKELIHOOD_KEYS, Part, Row, outcome_parts
+from refinery.rows import GENERATION_KEYS, LIKELIHOOD_KEYS, Part, Row, json_bytes, outcome_parts
 from refinery.store import Store
 
 KEYS = {"generations": GENERATION_KEYS, "likelihoods": LIKELIHOOD_KEYS, "outcomes": ("step", "example_id")}
 """The tables that are journaled, and what makes a row of each the same row."""
 
 REPLAY_BATCH = 5000
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":"))
 
 
 class _Digests:
@@ -155,7 +153,7 @@ class Journal:
 
     def _append(self, table: str, key: tuple[Any, ...], line: Row, row: Row) -> None:
         try:
-            text = _ENCODER.encode([table, line]).encode("utf-8")
+            text = json_bytes([table, line])
         except UnicodeEncodeError as error:
             raise RowError("invalid_text", str(error)) from None
         with self._lock:
@@ -204,7 +202,7 @@ def _parts(rows: dict[str, dict[Any, Row]]) -> list[Part]:
 def _parsed(line: bytes) -> tuple[str, tuple[Any, ...], Row] | None:
     """(table, key, row) of a journal line; None for one that was torn off."""
     try:
-        table, row = json.loads(line)
+        table, row = orjson.loads(line)
         if table != "outcomes":
             return table, tuple(row[key] for key in KEYS[table]), row
         outcome = _outcome(row["outcome"])

@@ -1,11 +1,14 @@
 """Between records and rows: what the store's tables hold of an Outcome, and JSON as DuckDB accepts it."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from refinery.records import Example, Outcome, digest
+import orjson
+
+from refinery.records import Example, Outcome
 
 Row = dict[str, Any]
 Part = tuple[str, Sequence[Mapping[str, Any]], Sequence[str]]
@@ -27,7 +30,7 @@ def outcome_parts(rows: Sequence[tuple[str, int, Outcome]]) -> list[Part]:
         if example is not None:
             body: Row = {"prompt": example.prompt, "answer": example.answer, "split": example.split}
             body |= {"parents": list(example.parents), "meta": example.meta}
-            row["body"] = digest(body)
+            row["body"] = hashlib.sha256(json_bytes(body)).hexdigest()[:32]
             bodies[row["body"]] = {"body": row["body"], **body}
             row |= {"response": example.response, "candidates": list(example.candidates)}
             row["fell_back"] = example.fell_back
@@ -66,10 +69,19 @@ def encoded(value: Any, kind: str) -> Any:
 
 def as_json(value: Any) -> str:
     """JSON text; NaN and infinities, which JSON lacks, become null."""
+    return json_bytes(value).decode("utf-8")
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON in UTF-8, NaN and infinities as null. UnicodeEncodeError for text that is not valid Unicode."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # an integer over 64 bits, or half of a surrogate pair
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str).encode("utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _finite(value: Any) -> Any:

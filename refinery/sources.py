@@ -78,6 +78,7 @@ class Reading:
 
     def _convert(self, raws: "_Spool", columns: list[str]) -> None:
         contents, groups, good = bytearray(), bytearray(), bytearray()
+        split = self.source.split
         by = self.source.split.by
         bad: list[Any] = []
         for place, values, reason, detail in raws:
@@ -100,17 +101,19 @@ class Reading:
         if wrong == self.rows:
             shown = _shown(bad)
             raise UserError(f"{self.name}: no rows" if not wrong else f"{self.name}: all {wrong} rows are bad: {shown}")
-        self._ids = _ids(contents)
-        if by is None:
-            groups = bytearray(b"".join(bytes.fromhex(digest(self._id(i))) for i in range(self.rows)))
+        self._ids = _ids(bytes(contents))
         self._splits = np.full(self.rows, 255, dtype=np.uint8)
-        self._splits[kept] = _assigned(np.frombuffer(groups, dtype="S16").reshape(-1)[kept], self.source.split)
+        if split.train == 1.0:
+            self._splits[kept] = 0
+        else:
+            if by is None:
+                groups = bytearray(b"".join(bytes.fromhex(digest(self._id(i))) for i in range(self.rows)))
+            self._splits[kept] = _assigned(np.frombuffer(groups, dtype="S16")[kept], split)
         self.train_rows = int((self._splits == 0).sum())
 
     def _id(self, row: int) -> str:
         """Appending, deleting or editing other rows leaves an id alone."""
-        content, number = self._ids
-        return digest([content[16 * row : 16 * row + 16].hex(), int(number[row])], 20)
+        return self._ids[10 * row : 10 * row + 10].hex()
 
     def outcomes(self) -> Iterator[Outcome]:
         """One for each row, in order; may be called again."""
@@ -262,8 +265,8 @@ def _converted(source: SourceSpec, columns: Sequence[str], raw: Raw) -> tuple[An
     return prompt, answer, {name: value for name, value in values.items() if name not in CHAT_COLUMNS}
 
 
-def _ids(contents: bytes | bytearray) -> tuple[bytes, np.ndarray]:
-    """What a row's id is made of: its content's digest (16 bytes) and how many equal rows stand up to it, from 1."""
+def _ids(contents: bytes) -> bytes:
+    """10 bytes a row: the digest of its content's digest (16 bytes) and of how many equal rows stand up to it."""
     keys = np.frombuffer(contents, dtype=">u8").reshape(-1, 2)
     order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
     new = np.ones(len(keys), dtype=bool)
@@ -271,7 +274,10 @@ def _ids(contents: bytes | bytearray) -> tuple[bytes, np.ndarray]:
     starts = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
     number = np.empty(len(keys), dtype=np.int64)
     number[order] = np.arange(len(keys)) - starts + 1
-    return bytes(contents), number
+    found = bytearray()
+    for row, count in enumerate(number.tolist()):
+        found += bytes.fromhex(digest([contents[16 * row : 16 * row + 16].hex(), count], 20))
+    return bytes(found)
 
 
 def plain(value: Any) -> Any:

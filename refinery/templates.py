@@ -57,13 +57,15 @@ def check(template: str) -> str | None:
     return None
 
 
-def variables(template: str) -> set[str]:
+@lru_cache(maxsize=512)
+def variables(template: str) -> frozenset[str]:
     """Every name the template looks up. UserError where it is malformed."""
     _compile(template)
-    return set(meta.find_undeclared_variables(_ENV.parse(template)))
+    return frozenset(meta.find_undeclared_variables(_ENV.parse(template)))
 
 
-def required(template: str) -> set[str]:
+@lru_cache(maxsize=512)
+def required(template: str) -> frozenset[str]:
     """The names without which rendering fails: `variables` less those that the template itself guards
     with `is defined` or `default(...)`. UserError where it is malformed."""
     _compile(template)
@@ -73,4 +75,4 @@ def required(template: str) -> set[str]:
         for node in tree.find_all((nodes.Filter, nodes.Test))
         if node.name in ("default", "d", "defined", "undefined") and isinstance(node.node, nodes.Name)
     }
-    return set(meta.find_undeclared_variables(tree)) - guarded
+    return frozenset(meta.find_undeclared_variables(tree)) - guarded

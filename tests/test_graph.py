@@ -392,7 +392,8 @@ def test_progress_starts_where_an_earlier_run_stopped(project):
     project.run()
     seen = []
     project.run(progress=lambda state: seen.append((state.name, state.done)))
-    assert [done for name, done in seen if name == "rewritten"] == [18, 19, 20]
+    done = [done for name, done in seen if name == "rewritten"]
+    assert (done[0], done[-1]) == (18, 20)
 
 
 # --- the plan
