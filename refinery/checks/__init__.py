@@ -5,8 +5,8 @@ nothing (no number, no box, no single letter) agrees with nothing, an empty refe
 taken for agreement. What each rule cannot see is written beside it.
 """
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from refinery.checks import calls, formats, maths, names, numbers, texts
@@ -58,6 +58,15 @@ class Check:
     """numbers, entities. Share of what the reference holds that the candidate must hold."""
     min_precision: float = 0.0
     """numbers, entities. Share of what the candidate holds that the reference must hold."""
+
+    @classmethod
+    def of_params(cls, params: Mapping[str, Any]) -> "Check | None":
+        """From check_answer's parameters, as a step or the store has them; None for judge, which is no rule on text."""
+        if params["kind"] not in (*KINDS, *WITH_OPTIONS):
+            return None
+        names = {field.name: field.name for field in fields(cls)} | {"schema": "json_schema"}
+        given = {name: params.get(param) for name, param in names.items()}
+        return cls(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -45,11 +45,9 @@ class Reference:
 
 def reference_of(steps: Sequence[Row], spec: Spec | None) -> Reference | None:
     """How a graph's answers are checked: by its first check_answer, else as validation answers are."""
-    known = {f.name for f in fields(Check)}
     for step in steps:
-        if step["op"] == "check_answer":
-            options = {key: value for key, value in step["params"].items() if key in known}
-            return Reference(Check(**options), step["params"]["of"])
+        if step["op"] == "check_answer" and (check := Check.of_params(step["params"])):
+            return Reference(check, step["params"]["of"])
     select = spec.train.select if spec and spec.train else None
     return Reference(Check(select.check), select.of or "{{ answer }}") if select else None
 

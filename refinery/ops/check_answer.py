@@ -52,7 +52,7 @@ NEEDED = {"regex": "pattern", "json_schema": "json_schema", "judge": "model"}
 
 
 class Params(RowParams):
-    kind: Kind | Literal["regex", "json_schema", "judge"] = "last_word"
+    kind: Literal[Kind, "regex", "json_schema", "judge"] = "last_word"
     """The rule: see refinery/checks. judge asks a model."""
     of: Template = "{{ answer }}"
     """The reference: a column that holds the bare answer, or the whole reference text."""
@@ -90,11 +90,6 @@ class Params(RowParams):
             raise ValueError(mistake)
         return self
 
-    def check(self) -> Check:
-        values = {name: getattr(self, name) for name in ("pattern", "choices", "tolerance", "min_recall")}
-        values |= {"schema": self.json_schema, "min_precision": self.min_precision}
-        return Check(self.kind, **{name: value for name, value in values.items() if value is not None})
-
 
 def requests(params: Params) -> int:
     return int(params.kind == "judge")
@@ -102,7 +97,9 @@ def requests(params: Params) -> int:
 
 def notes(params: Params) -> list[str]:
     if params.kind == "judge":
-        return [f"{params.model} is asked once for each candidate: the requests are of rows with one"]
+        return [
+            f"{params.model} is asked once for each candidate; the plan counts one candidate a row"
+        ]
     if params.kind == "contains":
         return ['contains also accepts "it is not Paris" where the reference is Paris']
     return []
@@ -122,9 +119,9 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     if params.kind == "judge":
         findings = await _ask_all(example, candidates, reference, params, ctx)
     elif params.kind in SLOW:
-        findings = await asyncio.to_thread(_compare_all, params.check(), candidates, reference)
+        findings = await asyncio.to_thread(_compare_all, params, candidates, reference)
     else:
-        findings = _compare_all(params.check(), candidates, reference)
+        findings = _compare_all(params, candidates, reference)
     verdicts = [finding.agrees for finding in findings]
     right = [candidate for candidate, verdict in zip(candidates, verdicts, strict=True) if verdict]
     scores: dict[str, Any] = {
@@ -140,7 +137,9 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     return settle(example, right[0], right, scores)
 
 
-def _compare_all(check: Check, candidates: Sequence[str], reference: str) -> list[Finding]:
+def _compare_all(params: Params, candidates: Sequence[str], reference: str) -> list[Finding]:
+    check = Check.of_params(params.model_dump())
+    assert check is not None
     try:
         readable = reference_value(check, reference) is not None or check.kind == "json_schema"
     except TimeoutError:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from refinery.context import Context
 from refinery.errors import UserError
@@ -23,7 +23,14 @@ VARIABLES: tuple[str, ...] = ()
 NO_LANGUAGE = "zxx"
 """What the library calls code, numbers and the like."""
 
-Code = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+
+def _code(value: str) -> str:
+    if not re.fullmatch(r"[a-z]{2,3}", value) or value == NO_LANGUAGE:
+        raise ValueError(f'a language is a code such as "en", not "{value}"')
+    return value
+
+
+Code = Annotated[str, AfterValidator(_code)]
 """ISO 639: en, de, zh."""
 
 _NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)
@@ -51,7 +58,7 @@ class Params(RowParams):
             raise ValueError(f"languages names {', '.join(missing)}, which among does not")
         named = (*self.languages, *self.among)
         if named and find_spec("py3langid") is not None:
-            known = _identifier(()).labels
+            known = set(_identifier(()).labels) - {NO_LANGUAGE}
             for code in named:
                 if code not in known:
                     raise ValueError(f'there is no language "{code}" (py3langid knows: {", ".join(sorted(known))})')

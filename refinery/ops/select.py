@@ -71,7 +71,7 @@ def requests(params: Params) -> int:
 
 def notes(params: Params) -> list[str]:
     if params.by in ("likelihood", "judge"):
-        return [f"by: {params.by} asks for each candidate: the requests are of rows with one"]
+        return [f"by: {params.by} asks once for each candidate; the plan counts one candidate a row"]
     return []
 
 

@@ -89,3 +89,10 @@ def test_choices_may_be_other_letters():
 def test_a_reference_without_a_match_is_the_bare_value():
     assert reference_value(Check("regex", pattern=r"= (\d+)"), " 7 ") == "7"
     assert reference_value(Check("regex", pattern=r"= (\d+)"), "  ") is None
+
+
+def test_a_check_from_the_parameters_of_a_step():
+    params = {"on_error": "answer", "kind": "json_schema", "json_schema": {"type": "object"}, "tolerance": None}
+    assert Check.of_params(params) == Check("json_schema", schema={"type": "object"})
+    assert Check.of_params({"kind": "number"}) == Check("number")
+    assert Check.of_params({"kind": "judge", "model": "j"}) is None

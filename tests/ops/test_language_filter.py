@@ -67,7 +67,7 @@ def test_fewer_languages_make_short_texts_surer():
     [
         ({}, "give either languages"),
         ({"languages": ["en"], "same_as": "question"}, "give either languages"),
-        ({"languages": ["english"]}, "String should match pattern"),
+        ({"languages": ["english"]}, 'a language is a code such as "en", not "english"'),
         ({"languages": ["xx"]}, 'there is no language "xx"'),
         ({"languages": ["en"], "among": ["de", "fr"]}, "languages names en, which among does not"),
     ],
