@@ -111,10 +111,8 @@ def _money(cost: Estimate | None) -> str:
 
 
 def _span(low: float, high: float) -> str:
-    digits = 2 if high >= 1 else 4
-    most = f"{high:,.{digits}f}"
-    least = f"{low:,.{digits}f}"
-    return f"${most}" if least == most else f"${least} to {most}"
+    most = f"${high:,.2f}" if high >= 1 else f"${high:.2g}"
+    return most if low == high else f"to {most}"
 
 
 def _trainings(spec: Spec) -> int:

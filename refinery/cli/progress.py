@@ -168,7 +168,6 @@ def describe(result: StepResult) -> str:
         f"{n:,} {action.replace('_', ' ')}" + ("" if reason == "ok" else f" ({reason})")
         for (action, reason), n in result.counts.items()
     ]
-    state = "stands" if not result.ran else f"{result.ran:,} of {result.rows:,} rows run"
-    if result.op == SOURCE:
-        state = "read"
+    ran = "read" if result.op == SOURCE else f"{result.ran:,} of {result.rows:,} rows run"
+    state = ran if result.ran else "stands"
     return f"{result.rows:,} rows: {', '.join(parts)}; {state}"

@@ -29,10 +29,12 @@ def status(path: Path, as_json: bool) -> None:
     _head(out, found)
     _steps(out, found)
     _models(out, found)
-    if (waiting := sum(step.retry for step in found.steps)) and not found.running:
-        out.print(f"\n{waiting:,} rows failed for a reason that may pass: `refinery retry {path}` asks them again")
-    elif found.run and found.run["status"] in ("killed", "interrupted", "failed"):
+    if found.running:
+        return
+    if found.run and found.run["status"] in ("killed", "interrupted", "failed"):
         out.print(f"\n`refinery run {path}` goes on where it stopped")
+    elif waiting := sum(step.retry for step in found.steps):
+        out.print(f"\n{waiting:,} rows failed for a reason that may pass: `refinery retry {path}` asks them again")
 
 
 def _head(out: Console, found: Status) -> None:
