@@ -1,5 +1,6 @@
 """Agreement rules, each on the texts that a careless rule gets wrong."""
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -152,3 +153,11 @@ def test_numbers_stay_fast_on_long_text():
     assert checks.last_number("1,234 " * 20_000 + "7/8") == (Fraction(7, 8), False)
     assert checks.last_number("{" * 50_000 + "1") == (1, False)
     assert checks.last_box("\\boxed{" * 2_000 + "}" * 2_000) == ""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in checks.KINDS if kind != "math"])
+@pytest.mark.parametrize("piece", [" ", "*", "A", "a ", ". ", "answer ", "\n", '"', "1 ", "1/", "Ab ", "_", "$", "'"])
+def test_rules_stay_fast_on_hostile_text(kind, piece):
+    begun = time.monotonic()
+    checks.agrees(kind, "The answer is " + piece * 20_000, "the answer " + piece * 20_000)
+    assert time.monotonic() - begun < 10

@@ -24,10 +24,9 @@ ARGUMENTS = ("arguments", "parameters", "args", "input", "Action_Input", "Action
 STARTS, SPAN = 500, 4000
 """Places in running prose where a Python call is tried, and characters that one may have."""
 
-_TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\n(.*?)```", re.DOTALL)
 _ACTION = re.compile(
-    r"^[^\w\n]*(?:ASSISTANT\s+)?Action\s*:[ \t]*(?P<name>[^\n]+?)\s*\n\s*(?:ASSISTANT\s+)?Action[ _]Input\s*:[ \t]*",
+    r"^[^\w\n]*(?:ASSISTANT\s+)?Action[ \t]*:(?P<name>[^\n]+)\n\s*(?:ASSISTANT\s+)?Action[ _]Input\s*:[ \t]*",
     re.MULTILINE | re.IGNORECASE,
 )
 _NEXT_TURN = re.compile(r"^\s*(?:ASSISTANT\b|Action\b|Observation\b|Thought\b|Final\b)", re.MULTILINE | re.IGNORECASE)
@@ -46,7 +45,8 @@ def read(text: str) -> tuple[Call, ...] | None:
     """
     if whole := _whole(text):
         return tuple(whole)
-    for blocks in (_TAGGED.findall(text), _FENCED.findall(text)):
+    tagged = [part.partition("</tool_call>")[0] for part in text.split("<tool_call>")[1:]]
+    for blocks in (tagged, _FENCED.findall(text)):
         found = [calls for block in blocks if (calls := _whole(block))]
         if found:
             return tuple(call for calls in found for call in calls)

@@ -94,7 +94,7 @@ def _letter_rules(letters: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pa
     either += [rf"[{words}](?![\w'’])(?!\s+(?!{_GO_ON})[a-z])"] if words else []
     letter = f"(?:{'|'.join(either)})"
     tagged = rf"\\boxed\{{([{letters}])\}}|<answer>\s*\(?([{letters}])\)?\s*</answer>"
-    answered = rf"(?i:\banswer\b(?:\s+is)?\s*:?)[\s*]*[(\[{{*]*(?P<letter>{letter})|{tagged}"
+    answered = rf"(?i:\banswer\b(?:\s{{1,20}}is)?)[\s*]{{0,20}}:?[\s*(\[{{]{{0,20}}(?P<letter>{letter})|{tagged}"
     leading = rf"\s*[(\[*]*(?P<letter>[{letters}])[)\].:*]"
     standalone = rf"(?<![\w'’])(?<!not )({letter})"
     beside = rf"[)\]}}*.:\s]*(?:,|/|&|\bor\b|\band\b)\s*(?:option\s+)?[(\[{{*]*[{letters}](?![\w'’])"

@@ -1,6 +1,7 @@
 """Function calls in every notation that the sources use, and texts that look like calls and are none."""
 
 import json
+import time
 
 import pytest
 
@@ -80,10 +81,25 @@ def test_no_call(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["-" * 50_000 + "1", "f(" * 3_000, "{" * 30_000, "[" * 30_000, "a." * 30_000 + "f()", "f(x=" * 2_000]
+    "text",
+    [
+        "-" * 50_000 + "1",
+        "f(" * 3_000,
+        "{" * 30_000,
+        "[" * 30_000,
+        "a." * 30_000 + "f()",
+        "f(x=" * 2_000,
+        "<tool_call>" * 30_000,
+        "Action: f" + " \n" * 30_000,
+        "Action:" + " " * 60_000,
+        "```\n" * 20_000,
+        "`" * 50_000,
+    ],
 )
 def test_hostile_texts_end(text):
+    begun = time.monotonic()
     assert calls.read(text) is None
+    assert time.monotonic() - begun < 10
 
 
 def test_nothing_is_evaluated(tmp_path):

@@ -1,12 +1,14 @@
 """Patterns and schemas that a spec brings: what they accept, how they fail, and that they end."""
 
 import json
+import sys
 import time
 
 import jsonschema
 import pytest
 
-from refinery.checks import Check, agrees, compare, formats, reference_value, timed
+from refinery.checks import Check, agrees, compare, formats, maths, reference_value, timed
+from refinery.errors import UserError
 
 
 def by_pattern(pattern, candidate, reference):
@@ -96,3 +98,12 @@ def test_a_check_from_the_parameters_of_a_step():
     assert Check.of_params(params) == Check("json_schema", schema={"type": "object"})
     assert Check.of_params({"kind": "number"}) == Check("number")
     assert Check.of_params({"kind": "judge", "model": "j"}) is None
+
+
+@pytest.mark.parametrize(("check", "library"), [(Check("math"), "math_verify"), (Check("regex", pattern="a"), "regex")])
+def test_a_missing_library_is_said_in_one_line(check, library, monkeypatch):
+    formats.compiled.cache_clear()
+    monkeypatch.setattr(maths, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "regex", None)
+    with pytest.raises(UserError, match=r'pip install "refinery\[checks\]"'):
+        compare(check, "1", "1")
