@@ -105,7 +105,8 @@ class _Sampled(Store):
 @dataclass(frozen=True, slots=True)
 class Preview:
     rows: list[list[Shown]]
-    """The way of each row of the source through every step, then that of each row that was made."""
+    """The way of each row of the source through every step, then those of rows of other sources that a step took or
+    left, and of rows that were made."""
     asked: int
     cached: int
     tokens: int
@@ -138,8 +139,8 @@ def _rows(spec: Spec, store: Store) -> list[list[Shown]]:
     sql = """SELECT example_id, min(list_position(?::VARCHAR[], step)) AS first, min(position) AS place FROM outcomes
              WHERE list_contains(?::VARCHAR[], step) GROUP BY example_id ORDER BY first, place"""
     ids = [row["example_id"] for row in store.query(sql, [order, order])]
-    ways = {example_id: looking.way(store, steps, example_id) for example_id in ids}
-    return list(ways.values())
+    ways = [looking.way(store, steps, example_id) for example_id in ids]
+    return [way for way in ways if any(row.op != SOURCE or row.step == SOURCE for row in way)]
 
 
 def _notes(spec: Spec, results: Mapping[str, StepResult]) -> list[str]:

@@ -112,3 +112,14 @@ def test_without_a_run_there_is_nothing_to_compare_with(tmp_path, monkeypatch):
     project(tmp_path, "http://127.0.0.1:9/v1")
     done = call("diff", "spec.yaml")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+
+
+def test_a_step_that_was_interrupted_does_not_stand(ran):
+    from refinery.store import Store
+
+    store = Store(ran / "runs/small/refinery.duckdb")
+    row = store.last_step("agrees")
+    store.replace("steps", [{**row, "status": "running", "finished_at": None}], ["fingerprint"])
+    steps = {step["name"]: step for step in call("diff", "spec.yaml", "--json").json["steps"]}
+    assert (steps["agrees"]["what"], steps["agrees"]["why"]) == ("runs", ["not finished"])
+    assert steps["rewritten"]["what"] == steps["fused"]["what"] == "stands"

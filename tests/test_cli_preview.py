@@ -93,6 +93,33 @@ graph:
     assert sorted(end["action"] for end in ends) == ["dropped", "kept", "kept"]
 
 
+def test_rows_of_other_sources_and_made_rows_have_their_ways(folder, server):
+    spec = """
+models: {{self: {{backend: openai, model: writer, base_url: "{url}"}}}}
+source: {{path: rows.jsonl, split: {{train: 1.0, validation: 0, test: 0}}}}
+sources:
+  replay: {{path: replay.jsonl, split: {{train: 1.0, validation: 0, test: 0}}}}
+  unused: {{path: replay.jsonl, split: {{train: 1.0, validation: 0, test: 0}}, limit: 3}}
+graph:
+  mixed: {{op: mix, from: [source, replay], share: 0.5, replacement: true}}
+"""
+    (folder / "replay.jsonl").write_text('{"question": "Who is there?", "answer": "Nobody"}')
+    project(folder, server.url, spec=spec)
+    rows = call("preview", "spec.yaml", "-n", "3", "--json").json["rows"]
+    ways = [[(step["step"], step["action"]) for step in row["steps"]] for row in rows]
+    assert ways[:3] == [[("source", "kept"), ("mixed", "kept")]] * 3
+    assert ways[3] == [("replay", "kept"), ("mixed", "kept")]
+    assert ways[4:] == [[("mixed", "created")]] * 2
+    assert rows[4]["steps"][0]["parents"] == [rows[3]["id"]]
+    assert call("run", "spec.yaml", "--stage", "refine").code == 0
+    copy = call("show", "spec.yaml", "mixed", "--action", "created", "-n", "1", "--json").json["rows"][0]
+    way = call("show", "spec.yaml", "--row", copy["id"], "--json").json["history"]
+    assert [(step["step"], step["id"]) for step in way][-1] == ("mixed", copy["id"])
+    assert ("replay", copy["parents"][0]) in [(step["step"], step["id"]) for step in way]
+    made = call("show", "spec.yaml", "--row", copy["parents"][0], "--json").json["made_from_it"]
+    assert copy["id"] in made and len(made) == 19
+
+
 def test_it_fits_a_narrow_terminal(folder, server):
     project(folder, server.url)
     done = call("preview", "spec.yaml", "-n", "3")

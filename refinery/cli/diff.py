@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,22 @@ def show_diff(old_path: Path, new_path: Path | None, as_json: bool) -> None:
     """Asks no model; a source that its store has not read is read."""
     new = load_spec(new_path or old_path)
     if new_path is None:
-        old, old_prints = _last_run(new, old_path)
+        old, old_prints, unfinished = _last_run(new, old_path)
         title = f"{old_path} against the last run"
     else:
-        old = load_spec(old_path)
+        old, unfinished = load_spec(old_path), []
         with _store(old) as store:
             old_prints = prints(old, source_fingerprints(old, store))
         title = f"{old_path} -> {new_path}"
     with _store(new) as store:
         found = difference(old, new, old_prints, source_fingerprints(new, store))
+    steps = [
+        replace(each, what="runs", how="directly", why=["not finished"])
+        if each.what == "stands" and each.name in unfinished
+        else each
+        for each in found.steps
+    ]
+    found = replace(found, steps=steps)
     if as_json:
         return print_json(found)
     _print(found, title)
@@ -49,8 +57,8 @@ def _store(spec: Spec) -> Iterator[Store]:
         yield Store(spec.store_path if spec.store_path.exists() else Path(empty) / "empty.duckdb")
 
 
-def _last_run(spec: Spec, path: Path) -> tuple[Spec, dict[str, str]]:
-    """The spec of the newest run with the fingerprints that its steps have in the store."""
+def _last_run(spec: Spec, path: Path) -> tuple[Spec, dict[str, str], list[str]]:
+    """The spec of the newest run, the fingerprints that its steps have in the store, and which are not complete."""
     store = Store(spec.store_path, read_only=True)
     run = next(iter(store.query("SELECT spec FROM runs WHERE name = ? ORDER BY started_at DESC", [spec.name])), None)
     if run is None:
@@ -65,7 +73,8 @@ def _last_run(spec: Spec, path: Path) -> tuple[Spec, dict[str, str]]:
         except SpecErrors as error:
             raise UserError(f"the spec of the last run cannot be read any more: {error.problems[0].message}") from error
     steps = looking.latest(store)
-    return old, {step["name"]: step["fingerprint"] for step in steps}
+    unfinished = [step["name"] for step in steps if step["status"] != "complete"]
+    return old, {step["name"]: step["fingerprint"] for step in steps}, unfinished
 
 
 def _print(found: Difference, title: str) -> None:

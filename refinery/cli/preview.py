@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import console, print_json, score_words, tokens
 from refinery.cli.progress import Progress
 from refinery.looking import Shown
@@ -14,7 +15,10 @@ from refinery.spec import Spec
 
 
 def show_preview(spec: Spec, path: Path, choice: Choice, as_json: bool) -> None:
-    with Progress(Console(stderr=True), "preview", lines=False) as progress:
+    with (
+        prompt_exit("interrupted: the answers given so far are kept", lambda: None),
+        Progress(Console(stderr=True), "preview", lines=False) as progress,
+    ):
         found = preview(spec, choice, progress.step)
     if as_json:
         usage = {"asked": found.asked, "from_the_store": found.cached, "tokens": found.tokens}
