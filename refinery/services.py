@@ -35,11 +35,18 @@ class Services:
         """The model of that name in the spec, opened in a thread, since weights may have to be read."""
         if opened := self._models.get(name):
             return opened
+        if (first := self._same(name)) != name:
+            self._models[name] = await self.model(first)
+            return self._models[name]
         async with self._opening[name]:
             if name not in self._models:
                 model = await asyncio.to_thread(models.open_model, self.specs[name], name)
                 self._models[name] = CachedModel(model, self.store, self.journal)
         return self._models[name]
+
+    def _same(self, name: str) -> str:
+        """The first name of an equal entry: two names for one model load its weights once."""
+        return next(other for other, spec in self.specs.items() if spec == self.specs[name])
 
     async def embed(self, encoder: str, texts: list[str]) -> np.ndarray:
         """(n, d) float32 unit vectors."""
@@ -57,11 +64,14 @@ class Services:
 
     def counts(self) -> Counts:
         """What all models were asked so far."""
-        every = [model.counts for model in self._models.values()]
+        every = [model.counts for model in self._opened()]
         return Counts(*(sum(getattr(counts, f.name) for counts in every) for f in fields(Counts)))
 
+    def _opened(self) -> list[CachedModel]:
+        return list({id(model): model for model in self._models.values()}.values())
+
     async def close(self) -> None:
-        for model in self._models.values():
+        for model in self._opened():
             await model.close()
         for encoder in self._encoders.values():
             encoder.close()

@@ -1,7 +1,7 @@
 """What one part of a spec asks of another: names that exist, no cycles, templates over columns that are there."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -76,19 +76,43 @@ def _base_model(draft: Draft, path: KeyPath, model: str) -> None:
 
 
 def _model(draft: Draft, path: KeyPath, model: ModelSpec) -> None:
-    if model.backend == "transformers":
-        if model.base_url is not None:
-            draft.add((*path, "base_url"), "an address goes with backend: openai", key=True)
+    if model.backend != "openai":
+        for key in ("base_url", "base_urls"):
+            if getattr(model, key):
+                draft.add((*path, key), "an address goes with backend: openai", key=True)
         if model.model != draft.spec.model:
             _base_model(draft, (*path, "model"), model.model)
-    elif model.base_url is None and not draft.is_broken(*path, "base_url"):
+    elif not model.urls and not draft.is_broken(*path, "base_url") and not draft.is_broken(*path, "base_urls"):
         draft.add(path, 'backend openai needs "base_url", for example http://localhost:8000/v1', key=True)
-    elif model.base_url is not None and not model.base_url.startswith(("http://", "https://")):
-        draft.add((*path, "base_url"), "an address begins with http:// or https://")
+    addresses: list[tuple[KeyPath, str | None]] = [((*path, "base_url"), model.base_url)]
+    addresses += [((*path, "base_urls", number), url) for number, url in enumerate(model.base_urls)]
+    for where, address in addresses if model.backend == "openai" else ():
+        if address is not None and not address.startswith(("http://", "https://")):
+            draft.add(where, "an address begins with http:// or https://")
+    for key, message in _misplaced(model):
+        if getattr(model, key) != type(model).model_fields[key].get_default(call_default_factory=True):
+            draft.add((*path, key), message, key=True)
     place = draft.document.place((*path, "api_key"))
     written = place.text[place.column - 1 :].lstrip("\"'")
     if model.api_key and model.api_key.get_secret_value() not in ("", "EMPTY") and not written.startswith("${"):
         draft.add((*path, "api_key"), 'a key is not written into a spec: put it in the environment and write "${NAME}"')
+
+
+def _misplaced(model: ModelSpec) -> Iterator[tuple[str, str]]:
+    """(key, message) for keys of an entry that its other keys leave without a meaning."""
+    if model.backend == "openai" and model.adapter:
+        yield "adapter", "an adapter goes with backend: transformers or vllm; a server knows it by a model name"
+    elif model.adapter and not (Path(model.adapter).expanduser() / "adapter_config.json").is_file():
+        yield "adapter", f"there is no adapter_config.json in {model.adapter}"
+    if model.backend != "vllm":
+        for key in ("args", "command"):
+            yield key, f"{key} goes with backend: vllm"
+    if model.backend != "openai" and model.likelihood:
+        yield "likelihood", f"backend {model.backend} scores text by itself; likelihood is for backend: openai"
+    if model.budget is not None and model.price is None:
+        yield "budget", "a budget needs the price: {input: ..., output: ...} in USD per million tokens"
+    if model.total_timeout is not None and model.total_timeout < model.timeout:
+        yield "total_timeout", f"shorter than timeout ({model.timeout:g} s), the limit of a single try"
 
 
 # -- source -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """One way to ask for text or likelihoods, whoever gives them: a server or a model in this process."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refinery.models.base import Likelihood, Model, Reply, Sampling
 from refinery.models.weights import adapter_folder, folder, resolve, shaping, weights_digest
@@ -28,7 +28,8 @@ def identity(spec: "ModelSpec", *, fetch: bool = False) -> str:
         base = f"weights:{weights_digest(path)}" if path else f"hub:{spec.model}@{spec.revision or 'main'}"
         adapter = weights_digest(adapter_folder(spec.adapter)) if spec.adapter else None
     dtype = spec.dtype if spec.dtype != "auto" else None
-    declared = [("extra_body", spec.extra_body), ("max_context", spec.max_context), ("dtype", dtype)]
+    declared: list[tuple[str, Any]] = [("extra_body", spec.extra_body), ("max_context", spec.max_context)]
+    declared += [("dtype", dtype)]
     declared += [("adapter", adapter), ("args", shaping(spec.args) if spec.backend == "vllm" else None)]
     more = {key: value for key, value in declared if value}
     return f"{base}+{digest(more, 8)}" if more else base

@@ -56,6 +56,8 @@ class OpenAIModel:
     async def generate_named(self, prompt: Prompt, sampling: Sampling, name: str) -> Reply:
         """`generate` where the texts have been checked and the request's digest is known."""
         path = "/completions" if isinstance(prompt, str) else "/chat/completions"
+        if isinstance(prompt, str) and self.spec.tokenizer and self._tokenizer is None:
+            await asyncio.to_thread(self._tokens)
         found = await self.servers.ask(path, self._body(prompt, sampling, name), self._reply)
         return found
 

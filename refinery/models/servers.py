@@ -104,6 +104,7 @@ class Servers:
         retries: int = 8,
         patience: float = 120.0,
     ):
+        self.concurrency = concurrency
         self.servers = [Server(url, concurrency) for url in urls]
         self.place, self.model, self.key, self.counts = place, model, key, Counts()
         self.timeout, self.total_timeout, self.retries, self.patience = timeout, total_timeout, retries, patience
@@ -155,6 +156,10 @@ class Servers:
                 self._answered += 1
                 self._leave(server)
                 return found
+
+    def move(self, urls: Sequence[str]) -> None:
+        """Ask at these addresses from now on."""
+        self.servers = [Server(url, self.concurrency) for url in urls]
 
     def halt(self, error: UserError) -> None:
         """Send nothing more: requests on the wire are awaited, all others raise `error`."""

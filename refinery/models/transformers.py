@@ -17,7 +17,7 @@ from refinery.models import tokens
 from refinery.models.base import Likelihood, Prompt, Reply, Sampling, check_text, texts_of
 from refinery.models.batcher import Batcher
 from refinery.models.cache import generation_digest
-from refinery.models.weights import resolve
+from refinery.models.weights import adapter_folder, resolve
 from refinery.records import Message
 
 if TYPE_CHECKING:
@@ -30,9 +30,14 @@ LOGITS = 1 << 28
 
 
 def load(
-    model: str, dtype: str = "auto", device: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+    model: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    adapter: str | None = None,
 ) -> tuple[Any, Any]:
-    """(model in evaluation mode, tokenizer) of "lab", a folder or a hub id.
+    """(model in evaluation mode, tokenizer) of "lab", a folder or a hub id, with a LoRA `adapter` merged into it.
 
     dtype "auto" is bfloat16 on a GPU and float32 elsewhere; device "auto" is the GPU where there is one. UserError
     where the model is not found, has no tokenizer, or torch and transformers are not installed.
@@ -54,7 +59,21 @@ def load(
             loaded: Any = AutoModelForCausalLM.from_pretrained(place, dtype=kind, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"model {model}: {str(error).strip().splitlines()[0]}") from error
+    loaded = _adapted(loaded, adapter) if adapter else loaded
     return loaded.to(where).eval(), tokenizer
+
+
+def _adapted(model: Any, adapter: str) -> Any:
+    """The model with the adapter's weights added to its own, which costs nothing from then on."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError('an adapter needs peft: pip install "refinery[train]"') from None
+    try:
+        return PeftModel.from_pretrained(model, str(adapter_folder(adapter))).merge_and_unload()
+    except (ValueError, RuntimeError, OSError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"adapter {adapter}: it does not fit the model ({line})") from error
 
 
 @contextlib.contextmanager
@@ -108,7 +127,8 @@ class TransformersModel:
         with self._load:
             if self._loaded is None:
                 spec = self.spec
-                loaded = load(spec.model, spec.dtype, spec.device, spec.revision, spec.trust_remote_code)
+                options = spec.dtype, spec.device, spec.revision, spec.trust_remote_code, spec.adapter
+                loaded = load(spec.model, *options)
                 if not loaded[1].chat_template:
                     raise UserError(f"{self.place}: {spec.model} has no chat template; use a chat model or add one")
                 self._loaded = loaded
@@ -119,7 +139,7 @@ class TransformersModel:
         return min(length for length in (own, self.spec.max_context, 1 << 30) if length)
 
     def _options(self) -> dict[str, Any]:
-        return self.spec.extra_body.get("chat_template_kwargs", {})
+        return self.spec.template_options
 
     def _prompt(self, prompt: Prompt) -> list[int]:
         return tokens.prompt_ids(self._model()[1], prompt, self._options())
@@ -160,7 +180,7 @@ class TransformersModel:
         pairs = []
         for index, (messages, continuation) in enumerate(requests):
             prompt = self._prompt(messages)
-            target = tokenizer(continuation, add_special_tokens=False)["input_ids"]
+            target = tokens.continuation_ids(tokenizer, continuation)
             answers.append(_too_long(len(prompt) + len(target), context + 1) if target else Likelihood([]))
             if target and len(prompt) + len(target) <= context:
                 pairs.append((index, prompt, target))
