@@ -33,6 +33,7 @@ from refinery.steps import (
     forget_downstream,
     handed_on,
     is_complete,
+    lost,
     not_done,
     resolve,
     source_fingerprints,
@@ -207,7 +208,7 @@ class _Runner:
         stale = again(self.store, step)
         todo = not_done(self.store, step)
         self.before = self._counts()
-        if todo or stale or not is_complete(self.store, step.fingerprint):
+        if todo or stale or lost(self.store, step) or not is_complete(self.store, step.fingerprint):
             window = max(WINDOW, *(4 * self.spec.models[name].concurrency for name in step.models), 0)
             self.ctx = Context(step.name, self.spec.seed, self.services, window)
             self.state = StepProgress(step.name, step.op, total)

@@ -15,6 +15,7 @@ from refinery.steps import (
     Step,
     again,
     is_complete,
+    lost,
     not_done,
     readings,
     recorded,
@@ -76,7 +77,8 @@ def plan(spec: Spec, store: Store) -> list[StepPlan]:
 
 
 def _stands(store: Store, step: Step) -> bool:
-    return is_complete(store, step.fingerprint) and not not_done(store, step) and not again(store, step)
+    done = is_complete(store, step.fingerprint) and not lost(store, step)
+    return done and not not_done(store, step) and not again(store, step)
 
 
 def _runs(step: Step, why: list[str], guess: Guess) -> StepPlan:
@@ -117,6 +119,8 @@ def _why(step: Step, store: Store, running: list[str]) -> list[str]:
         if known.transient:
             return [f"{known.transient} rows to retry"]
         if same["status"] == "complete":
+            if files := lost(store, step):
+                return files
             return [f"upstream {', '.join(running or step.upstream)} runs"]
         return [f"interrupted: {known.rows} rows are done" if known.rows else "interrupted"]
     last = store.last_step(step.name)

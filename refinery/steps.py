@@ -180,6 +180,11 @@ def again(store: Store, step: Step) -> list[str]:
     return [row["example_id"] for row in store.query(sql, [step.fingerprint, step.reads])]
 
 
+def lost(store: Store, step: Step) -> list[str]:
+    """What a step that writes files no longer finds (an op's `missing`): it must run again, finished or not."""
+    return step.module.missing(step.params, store.path.parent) if hasattr(step.module, "missing") else []
+
+
 def is_complete(store: Store, fingerprint: str) -> bool:
     step = store.step(fingerprint)
     return step is not None and step["status"] == "complete"

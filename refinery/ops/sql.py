@@ -41,7 +41,8 @@ SPLITS = ("train", "validation", "test")
 
 class Params(TableParams):
     query: str
-    """One SELECT (or WITH ... SELECT) over tables named as the steps in `from`."""
+    """One SELECT (or WITH ... SELECT) over tables named as the steps in `from`; a name with a dash, or one that is a
+    word of SQL, stands in double quotes."""
 
 
 async def apply_all(tables: Sequence[Table], params: Params, ctx: Context) -> Iterable[Outcome]:
@@ -185,3 +186,7 @@ def _list(row: dict[str, Any], name: str, otherwise: tuple[str, ...]) -> tuple[s
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ValueError(f"{name} is not a list of texts")
     return tuple(value)
+
+
+def columns(params: Params) -> None:
+    """What the step adds to a row's columns: only the database could say."""
