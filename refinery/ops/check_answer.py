@@ -97,9 +97,7 @@ def requests(params: Params) -> int:
 
 def notes(params: Params) -> list[str]:
     if params.kind == "judge":
-        return [
-            f"{params.model} is asked once for each candidate; the plan counts one candidate a row"
-        ]
+        return [f"{params.model} is asked once for each candidate; the plan counts one candidate a row"]
     if params.kind == "contains":
         return ['contains also accepts "it is not Paris" where the reference is Paris']
     return []

@@ -50,7 +50,8 @@ def test_what_each_filter_does(run):
     counts = {name: result.counts for name, result in results.items()}
     assert counts["polite"] == {("kept", "ok"): 5, ("dropped", "refusal"): 1}
     assert counts["lengthy"] == {("kept", "ok"): 3, ("dropped", "too_short"): 1, ("dropped", "too_long"): 1}
-    assert counts["english"] == {("kept", "ok"): 2, ("dropped", "wrong_language"): 1}
+    few_letters = ("kept", "unknown_language")  # "Two spiders have 16 legs." has 18 of the 20 that are asked for
+    assert counts["english"] == {("kept", "ok"): 1, few_letters: 1, ("dropped", "wrong_language"): 1}
     assert counts["counted"] == {("kept", "ok"): 2}
     assert counts["best"] == {("kept", "ok"): 2}
     assert all(sum(result.counts.values()) == result.rows for result in results.values())
