@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from refinery import looking
 from refinery.errors import UserError
 from refinery.models.weights import folder, resolve
 from refinery.probing import Longest, longest_prompts
+from refinery.runs import holder
 from refinery.spec import ModelSpec, Spec
 from refinery.spec_types import marked
 from refinery.store import Store
@@ -105,7 +105,7 @@ def _storage(spec: Spec) -> Iterator[Finding]:
         return
     if place.exists():
         try:
-            running = looking.holder(Store(place, read_only=True))
+            running = holder(Store(place, read_only=True))
         except UserError as error:
             yield Finding("fail", "store", str(error), "move it away, or name another place: store: PATH")
             return

@@ -5,11 +5,10 @@ from statistics import fmean
 
 from rich.console import Console
 
-from refinery import looking
 from refinery.cli.printing import add, console, moment, number, opened, print_json, since, step_names, table
 from refinery.errors import UserError
-from refinery.looking import Status
 from refinery.rows import Row
+from refinery.runs import Status, runs_of, status_of, stores
 from refinery.store import Store
 
 COLUMNS = 4
@@ -18,7 +17,7 @@ COLUMNS = 4
 
 def status(path: Path, as_json: bool) -> None:
     store, spec = opened(path)
-    found = looking.status(store, step_names(spec))
+    found = status_of(store, step_names(spec))
     if as_json:
         steps = [{"name": s.name, "op": s.op, "status": s.status, "rows": s.rows} | s.actions for s in found.steps]
         retry = {s.name: s.retry for s in found.steps}
@@ -98,12 +97,12 @@ def _models(out: Console, found: Status) -> None:
 def runs(path: Path, as_json: bool) -> None:
     """The runs of one store, or of every store in a folder."""
     if path.is_dir():
-        stores = [Store(each, read_only=True) for each in looking.stores(path)]
+        there = [Store(each, read_only=True) for each in stores(path)]
     elif not path.exists():
         raise UserError(f"{path}: no such folder, spec or store")
     else:
-        stores = [opened(path)[0]]
-    found = [{**run, "store": str(_near(store.path))} for store in stores for run in looking.runs(store)]
+        there = [opened(path)[0]]
+    found = [{**run, "store": str(_near(store.path))} for store in there for run in runs_of(store)]
     found.sort(key=lambda run: run["started_at"], reverse=True)
     if as_json:
         return print_json({"runs": found})
