@@ -15,7 +15,7 @@ LIMIT = 20_000
 
 MARKERS = {
     "headings": re.compile(r"^#{1,6} \S", re.MULTILINE),
-    "bold": re.compile(r"\*\*[^*\n]+\*\*"),
+    "bold": re.compile(r"\*\*(?=\S)[^*\n]+(?<=\S)\*\*"),
     "bullets": re.compile(r"^[ \t]*[-*•] +\S", re.MULTILINE),
     "numbered": re.compile(r"^[ \t]*\d{1,2}[.)] +\S", re.MULTILINE),
     "code": re.compile(r"```|`[^`\n]+`"),

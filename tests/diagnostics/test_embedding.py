@@ -1,5 +1,7 @@
 """Embedding measures against loops in float64, scipy's matrix square root and scipy's t interval."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import linalg, stats
@@ -164,3 +166,31 @@ def test_large_sets_are_sampled_with_a_seed_and_each_text_is_encoded_once(monkey
     assert first[0]["n"] == 20 and [len(a) for a in encoder.asked] == [40]
     assert embedding.measure(paired(raw, refined), encoder=encoder) == first
     assert embedding.measure(paired(raw, refined), encoder=encoder, seed=1) != first
+
+
+def test_the_map_keeps_distances_of_what_lies_in_a_plane():
+    """Vectors on a circle lie in two dimensions: the map must show their distances as they are."""
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, (20, 2))
+    x, y = (np.stack([np.cos(a), np.sin(a), 0 * a], axis=1) for a in angles.T)
+    row = embedding._map(x, y)
+    assert row["value"] == pytest.approx(1)
+    places = np.array(row["detail"]["points"])
+    ours = np.linalg.norm(places[:, :2] - places[:, 2:], axis=1)
+    assert ours == pytest.approx(np.linalg.norm(x - y, axis=1), abs=1e-3)
+    assert embedding._map(x[:2], y[:2])["value"] is None
+
+
+def test_distance_to_the_models_own_answers():
+    raw, refined, encoder, x, y = pairs(40, 5, 0.6)
+    z = np.array([0.9 * b + 0.1 * a for a, b in zip(x, y, strict=True)])
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    encoder.vectors |= {f"own {i}": z[i] for i in range(40)}
+    own = SimpleNamespace(texts={str(i): f"own {i}" for i in range(30)}, model="self", cut=2)
+    rows = {r["name"]: r for r in embedding.measure(paired(raw, refined), encoder=encoder, own=own)}
+    gain = np.sum((y - x)[:30] * z[:30], axis=1)
+    assert rows["own_cosine_change"]["value"] == pytest.approx(gain.mean(), abs=1e-6)
+    assert rows["own_cosine_change"]["n"] == 30 and rows["own_cosine_change"]["detail"]["cut"] == 2
+    both = [*x[:30], *z[:30]]
+    sigma = np.median([np.linalg.norm(a - b) for i, a in enumerate(both) for b in both[:i]])
+    assert rows["own_mmd2_raw"]["value"] == pytest.approx(naive_mmd2(x[:30], z[:30], sigma), abs=1e-6)
+    assert rows["own_mmd2_refined"]["value"] < rows["own_mmd2_raw"]["value"]
