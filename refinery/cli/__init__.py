@@ -114,7 +114,7 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-app.add_typer(reading)
+app.registered_commands += reading.registered_commands
 app.command()(diagnose)
 app.command()(label)
 app.command()(export)
