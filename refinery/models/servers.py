@@ -73,8 +73,9 @@ class Server:
         return self.urls[path]
 
     def reached(self) -> None:
-        self.answered, self.bad = True, 0
-        self.away_since, self.away_for, self.rest_until = None, FIRST_AWAY, 0.0
+        self.answered = True
+        if self.away_since is not None:
+            self.away_since, self.away_for, self.rest_until = None, FIRST_AWAY, 0.0
 
     def unreachable(self, now: float) -> None:
         if self.away_since is None:
@@ -246,6 +247,8 @@ class Servers:
     def _leave(self, server: Server, failure: Failure | None = None) -> None:
         server.in_flight -= 1
         self.counts.in_flight -= 1
+        if failure is None:
+            server.bad = 0
         if failure is None or failure.reason == "rate_limited":
             server.pace.reply(failure is not None)
         if self._waiting:

@@ -29,12 +29,19 @@ GARBAGE = {
     "number": b'{"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}',
     "surrogate": b'{"choices": [{"message": {"content": "half \\ud83d"}, "finish_reason": "stop"}]}',
     "refusal": b'{"choices": [{"message": {"content": null, "refusal": "I will not."}, "finish_reason": "stop"}]}',
+    "filtered": b'{"choices": [{"message": {"content": "half"}, "finish_reason": "content_filter"}]}',
+    "unfinished": b'{"choices": [{"message": {"content": "half an answ"}, "finish_reason": null}]}',
+    "aborted": b'{"choices": [{"message": {"content": "half an answ"}, "finish_reason": "abort"}]}',
+    "error_in_200": b'{"error": {"code": 502, "message": "provider is down"}}',
 }
 
 
 def answer(body: dict[str, Any], how: str) -> str:
     """`echo`: the last message; `hash`: 8 hex digits of messages, seed and temperature; `play`: a grade from 0.0 to 0.9
-    from a model called judge, from others the hash and, four times of five, the last word of the last message."""
+    from a model called judge, from others the hash and, four times of five, the last word of the last message;
+    `wordy`: as play, with 0 to 4 words between the two."""
+    if "messages" not in body:
+        return f"after {body['prompt']}"
     if how == "echo":
         return body["messages"][-1]["content"]
     shape = json.dumps([body["messages"], body.get("seed"), body.get("temperature")])
@@ -43,7 +50,8 @@ def answer(body: dict[str, Any], how: str) -> str:
         return f"answer {name}"
     if body["model"] == "judge":
         return f"0.{int(name, 16) % 10}"
-    return f"answer {name} {body['messages'][-1]['content'].split()[-1] if int(name, 16) % 5 else 'amiss'}"
+    between = "so " * (int(name, 16) // 5 % 5) if how == "wordy" else ""
+    return f"answer {name} {between}{body['messages'][-1]['content'].split()[-1] if int(name, 16) % 5 else 'amiss'}"
 
 
 class Server:
@@ -55,6 +63,10 @@ class Server:
 
     async def stats(self, _: web.Request) -> web.Response:
         return web.json_response({**self._counts(), "bodies": self.bodies, "last": self.last})
+
+    async def take(self, _: web.Request) -> web.Response:
+        taken, self.bodies = self.bodies, []
+        return web.json_response(taken)
 
     async def counts(self, _: web.Request) -> web.Response:
         return web.json_response(self._counts())
@@ -74,9 +86,27 @@ class Server:
                 self.bodies.append(body)
             if self.options.latency:
                 await asyncio.sleep(self.options.latency)
-            return self._failure(request, body, number) or await self._hang(number) or self._answer(body)
+            failure = self._failure(request, body, number) or await self._broken(request, number)
+            return failure or await self._hang(number) or self._answer(request, body)
         finally:
             self.now -= 1
+
+    async def _broken(self, request: web.Request, number: int) -> web.StreamResponse | None:
+        """A body that is reset halfway, or one that never ends."""
+        torn, endless = (bool(k) and number % k == 0 for k in (self.options.torn_every, self.options.endless_every))
+        if not torn and not endless:
+            return None
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        if torn:
+            response.content_length = 1000
+        await response.prepare(request)
+        await response.write(b'{"choices": [{"message": {"content": "ha')
+        while endless:
+            await response.write(b"a" * 100)
+            await asyncio.sleep(0.02)
+        if request.transport:
+            request.transport.abort()
+        return response
 
     async def _hang(self, number: int) -> None:
         if self.options.hang_every and number % self.options.hang_every == 0:
@@ -95,7 +125,7 @@ class Server:
             return refuse(401, f"Incorrect API key provided: {request.headers.get('Authorization')}")
         if o.model and body["model"] != o.model:
             return refuse(404, f"The model `{body['model']}` does not exist.")
-        words = sum(len(message["content"].split()) for message in body["messages"])
+        words = sum(len(message["content"].split()) for message in body.get("messages", ()))
         if o.context and words > o.context:
             return refuse(400, f"This model's maximum context length is {o.context} tokens, you asked {words}.")
         if every(o.rate_limit_every):
@@ -109,7 +139,7 @@ class Server:
             return web.Response(body=GARBAGE[o.garbage], content_type="application/json")
         return None
 
-    def _answer(self, body: dict[str, Any]) -> web.Response:
+    def _answer(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         self.answered += 1
         words = answer(body, self.options.answer).split(" ")
         cut = len(words) > body["max_tokens"]
@@ -118,7 +148,11 @@ class Server:
             "message": {"role": "assistant", "content": " ".join(words[: body["max_tokens"]])},
             "finish_reason": "length" if cut else "stop",
         }
+        if request.path.endswith("/v1/completions"):
+            choice["text"] = choice.pop("message")["content"]
         usage = {"prompt_tokens": 10, "completion_tokens": min(len(words), body["max_tokens"])}
+        if self.options.no_usage:
+            usage = {}
         return web.json_response({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
@@ -130,6 +164,11 @@ class Running:
     def stats(self, path: str = "/stats") -> dict[str, Any]:
         """`path`: /stats for everything, /counts for the numbers alone."""
         with urllib.request.urlopen(self.url.removesuffix("/v1") + path) as response:
+            return json.load(response)
+
+    def take(self) -> list[Any]:
+        """The bodies kept (`keep_bodies`) since the last call."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/take") as response:
             return json.load(response)
 
 
@@ -150,13 +189,16 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser()
     found.add_argument("--port", type=int, default=0)
     found.add_argument("--latency", type=float, default=0.0)
-    found.add_argument("--answer", default="hash", choices=["hash", "echo", "play"])
+    found.add_argument("--answer", default="hash", choices=["hash", "echo", "play", "wordy"])
     found.add_argument("--rate-limit-every", type=int, default=0)
     found.add_argument("--retry-after", default="")
     found.add_argument("--error-every", type=int, default=0)
     found.add_argument("--error-status", type=int, default=503)
     found.add_argument("--reset-every", type=int, default=0)
     found.add_argument("--hang-every", type=int, default=0)
+    found.add_argument("--torn-every", type=int, default=0)
+    found.add_argument("--endless-every", type=int, default=0)
+    found.add_argument("--no-usage", type=int, default=0)
     found.add_argument("--garbage", default="not_json", choices=sorted(GARBAGE))
     found.add_argument("--garbage-every", type=int, default=0)
     found.add_argument("--key", default="")
@@ -171,7 +213,9 @@ async def main(options: argparse.Namespace) -> None:
     app = web.Application(client_max_size=1 << 26)
     app.router.add_get("/stats", server.stats)
     app.router.add_get("/counts", server.counts)
+    app.router.add_get("/take", server.take)
     app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_post("/v1/completions", server.chat)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", options.port)
