@@ -204,11 +204,13 @@ class _Runner:
     async def bring_up(self) -> StepResult:
         """Work on the rows that have no outcome yet or a transient one."""
         step = self.step
-        total = handed_on(self.store, step.reads)
-        stale = again(self.store, step)
-        todo = not_done(self.store, step)
+        with self.store.held():
+            total = handed_on(self.store, step.reads)
+            stale = again(self.store, step)
+            todo = not_done(self.store, step)
+            runs = bool(todo or stale or lost(self.store, step)) or not is_complete(self.store, step.fingerprint)
         self.before = self._counts()
-        if todo or stale or lost(self.store, step) or not is_complete(self.store, step.fingerprint):
+        if runs:
             window = max(WINDOW, *(4 * self.spec.models[name].concurrency for name in step.models), 0)
             self.ctx = Context(step.name, self.spec.seed, self.services, window)
             self.state = StepProgress(step.name, step.op, total)
@@ -218,8 +220,9 @@ class _Runner:
             else:
                 await self._run_rows(stale, todo)
             self._tell(last=True)
-            self._check(total)
-            self.store.finish_step(step.fingerprint)
+            with self.store.held():
+                self._check(total)
+                self.store.finish_step(step.fingerprint)
         known = tally(self.store, step.fingerprint)
         usage = _since(self.before, self._counts())
         return StepResult(
@@ -250,10 +253,11 @@ class _Runner:
         step, store = self.step, self.store
         if step.needs_all and tally(store, step.fingerprint).rows:
             stale = [row["example_id"] for row in store.query(_IDS, [step.fingerprint])]
-        forget_downstream(store, step.fingerprint, stale)
-        store.delete_outcomes(step.fingerprint, stale)
-        start(store, step, self.run_id)
-        known = tally(store, step.fingerprint)
+        with store.held():
+            forget_downstream(store, step.fingerprint, stale)
+            store.delete_outcomes(step.fingerprint, stale)
+            start(store, step, self.run_id)
+            known = tally(store, step.fingerprint)
         self.state.done, self.state.counts = known.rows, known.counts
         self._tell(last=True)
         if step.needs_all:

@@ -143,7 +143,8 @@ async def write_all(
         except RowError as error:
             return error
 
-    found = await asyncio.gather(*(one(sample) for sample in samples))
+    asked = [one(sample) for sample in samples]
+    found = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
     if late := next((each for each in found if isinstance(each, RowError) and each.transient), None):
         raise late
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from refinery.records import Example, Outcome
+from refinery.records import Example, Outcome, digest
 
 Row = dict[str, Any]
 Part = tuple[str, Sequence[Mapping[str, Any]], Sequence[str]]
@@ -30,12 +30,19 @@ def outcome_parts(rows: Sequence[tuple[str, int, Outcome]]) -> list[Part]:
         if example is not None:
             body: Row = {"prompt": example.prompt, "answer": example.answer, "split": example.split}
             body |= {"parents": list(example.parents), "meta": example.meta}
-            row["body"] = hashlib.sha256(json_bytes(body)).hexdigest()[:32]
+            row["body"] = _name(body)
             bodies[row["body"]] = {"body": row["body"], **body}
             row |= {"response": example.response, "candidates": list(example.candidates)}
             row["fell_back"] = example.fell_back
         found[step, outcome.example_id] = row
     return [("examples", list(bodies.values()), ("body",)), ("outcomes", list(found.values()), ("step", "example_id"))]
+
+
+def _name(body: Row) -> str:
+    try:
+        return hashlib.sha256(json_bytes(body)).hexdigest()[:32]
+    except UnicodeEncodeError:  # the store will refuse it, and say so
+        return digest(body)
 
 
 def outcome(row: Row) -> Outcome:

@@ -79,10 +79,11 @@ def store_sources(spec: Spec, store: Store, run_id: str) -> tuple[dict[str, str]
             params = source.model_dump(mode="json")
             if not isinstance(each, str) and not is_complete(store, fingerprint):
                 new.add(fingerprint)
-                store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
-                for batch in _batches(enumerate(each.outcomes())):
-                    store.add_outcomes(fingerprint, batch)
-                store.finish_step(fingerprint)
+                with store.held():
+                    store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
+                    for batch in _batches(enumerate(each.outcomes())):
+                        store.add_outcomes(fingerprint, batch)
+                    store.finish_step(fingerprint)
             if not isinstance(each, str) and (key := sources.reading_key(source)):
                 store.add_reading(key, fingerprint)
     return result, new
@@ -124,10 +125,11 @@ def resolve(spec: Spec, source: Mapping[str, str], *, fetch: bool = False) -> li
 def _check_scoring(name: str, module: ModuleType, params: BaseModel, spec: Spec) -> None:
     """Not every model gives likelihoods: said before hours of rewriting, not after."""
     for model in module.scored_by(params) if hasattr(module, "scored_by") else []:
-        if spec.models[model].backend == "openai":
+        if not spec.models[model].scores_text:
             raise UserError(
                 f"step {name}: judging by likelihood needs a model that scores text, and models.{model} is a server; "
-                "name one with backend: transformers as judge_model, or let models judge: judges: [{model: ...}]"
+                "name one with backend: transformers or vllm as judge_model, say how the server scores text "
+                "(likelihood: prompt_logprobs), or let models judge: judges: [{model: ...}]"
             )
 
 

@@ -45,7 +45,7 @@ ENGINE: dict[str, str | bool | int | float | list[str]] = {
 PAGE = 2000
 """Rows with texts that pass through the engine at a time, so that its memory does not grow with the data set."""
 
-_turns: dict[Path, threading.Lock] = {}
+_turns: dict[Path, threading.RLock] = {}
 """One lock a file: in one process DuckDB refuses a read-only connection beside a read-write one."""
 
 
@@ -60,8 +60,9 @@ class Store:
 
     def __init__(self, path: Path | str, *, read_only: bool = False):
         self.path, self.read_only = Path(path).absolute(), read_only
-        self._turn = _turns.setdefault(self.path, threading.Lock())
+        self._turn = _turns.setdefault(self.path, threading.RLock())
         self._types: dict[str, dict[str, str]] = {}
+        self._held: Any = None
         if not self.path.exists():
             if read_only:
                 raise UserError(f"{path}: there is no store here yet; `refinery run` makes it")
@@ -107,11 +108,22 @@ class Store:
                     self._insert(connection, table, rows[start : start + PAGE])
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """The file stays open for the block: for many small calls in a row that ask nobody anything in between."""
+        with self._open(write=not self.read_only) as connection:
+            outer, self._held = self._held, connection
+            try:
+                yield
+            finally:
+                self._held = outer
+
+    @contextmanager
     def _open(self, *, write: bool) -> Iterator[Any]:
         """A connection for the block, opened when this process and any other are done with the file."""
         patience = WRITE_PATIENCE if write else READ_PATIENCE
         with self._turn:
-            connection = _connect(self.path, write, patience)
+            held = self._held
+            connection = held or _connect(self.path, write, patience)
             try:
                 yield connection
             except (duckdb.OperationalError, duckdb.FatalException) as error:  # disk full, gone, memory capped
@@ -123,7 +135,8 @@ class Store:
                     f"{self.path}: refused text that is not valid Unicode ({_first_line(error)})"
                 ) from error
             finally:
-                connection.close()
+                if held is None:
+                    connection.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
@@ -131,7 +144,12 @@ class Store:
             raise UserError(f"{self.path}: the store was opened to read only")
         with self._open(write=True) as connection:
             connection.execute("BEGIN")
-            yield connection
+            try:
+                yield connection
+            except BaseException:
+                if self._held is not None:  # else closing the file takes it back
+                    connection.execute("ROLLBACK")
+                raise
             connection.execute("COMMIT")
 
     def _pending(self, connection: Any) -> list[Any]:
@@ -224,6 +242,8 @@ class Store:
         self.replace_all(outcome_parts(rows))
 
     def delete_outcomes(self, fingerprint: str, example_ids: Sequence[str]) -> None:
+        if not example_ids:
+            return
         with self._transaction() as connection:
             rows = [{"step": fingerprint, "example_id": example_id} for example_id in example_ids]
             self._delete(connection, "outcomes", rows, ["step", "example_id"])

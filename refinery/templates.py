@@ -42,10 +42,35 @@ def render(template: str, fields: Mapping[str, Any]) -> str:
     """`template` filled from `fields`. RowError("template_error") where it fails on these fields (a variable that
     is missing, a wrong type); UserError where the template itself is malformed, which `check` finds beforehand."""
     compiled = _compile(template)
+    parts = _plain(template)
+    if parts is not None and all(name is None or name in fields for name, _ in parts):
+        return "".join(text if name is None else _text(fields[name]) for name, text in parts)
     try:
         return compiled.render(fields)
     except Exception as error:  # whatever the template's expressions raise is this row's failure
         raise RowError("template_error", f"{type(error).__name__}: {error}") from None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+@lru_cache(maxsize=512)
+def _plain(template: str) -> tuple[tuple[str | None, str], ...] | None:
+    """(variable, "") and (None, text) in turn for a template that only puts values between texts, as most do: joining
+    them is a tenth of the work of Jinja. None for any other."""
+    parts: list[tuple[str | None, str]] = []
+    for node in _ENV.parse(template).body:
+        if not isinstance(node, nodes.Output):
+            return None
+        for part in node.nodes:
+            if isinstance(part, nodes.TemplateData):
+                parts.append((None, part.data))
+            elif isinstance(part, nodes.Name):
+                parts.append((part.name, ""))
+            else:
+                return None
+    return tuple(parts)
 
 
 def check(template: str) -> str | None:
