@@ -1,6 +1,7 @@
 """Table operations in a graph of their own kind, through `run_graph`, `plan` and the command line."""
 
 import json
+import re
 from collections import Counter
 
 import pandas as pd
@@ -50,6 +51,18 @@ def write(path, rows):
 
 @pytest.fixture
 def project(tmp_path):
+    return made(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project that has run; tests that take it change nothing of it."""
+    found = made(tmp_path_factory.mktemp("finished"))
+    found.results = found.run()
+    return found
+
+
+def made(tmp_path):
     raw = [{"question": f"What is {n}?", "answer": f"It is {n}.", "topic": f"t{n % 4}"} for n in range(100)]
     raw += [{"question": f"what IS {n}?", "answer": "again", "topic": "t9"} for n in range(10)]
     write(tmp_path / "raw.jsonl", raw)
@@ -79,8 +92,8 @@ def by_reason(result):
     return {f"{action} {reason}": n for (action, reason), n in result.counts.items()}
 
 
-def test_every_step_accounts_for_its_rows(project):
-    results = project.run()
+def test_every_step_accounts_for_its_rows(finished):
+    project, results = finished, finished.results
     assert by_reason(results["clean"]) == {
         "kept ok": 95, "dropped duplicate": 10, "dropped contaminated": 5, "dropped reference_set": 5
     }  # fmt: skip
@@ -98,8 +111,8 @@ def test_every_step_accounts_for_its_rows(project):
     assert first.example.meta["letters"] == len(first.example.answer)
 
 
-def test_splits_leave_the_later_steps(project):
-    results = project.run()
+def test_splits_leave_the_later_steps(finished):
+    project, results = finished, finished.results
     parted = project.rows("parted")
     train = [o.example_id for o in parted if o.example.split == "train"]
     assert results["out"].rows == len(train) < 119
@@ -107,8 +120,8 @@ def test_splits_leave_the_later_steps(project):
     assert not topics & {o.example.meta.get("topic") for o in parted if o.example.split == "train"}
 
 
-def test_a_second_run_does_nothing_and_the_plan_says_so(project):
-    project.run()
+def test_a_second_run_does_nothing_and_the_plan_says_so(finished):
+    project = finished
     written = (project.folder / "out" / "train.jsonl").stat().st_mtime_ns
     assert {step.status for step in plan(project.spec(), project.store)} == {"stands"}
     assert all(result.ran == 0 for result in project.run().values())
@@ -121,8 +134,8 @@ def test_a_plan_writes_no_file(project):
     assert (found["clean"].rows, found["last"].status) == (115, "runs")
 
 
-def test_what_was_exported_is_what_the_step_hands_on(project):
-    project.run()
+def test_what_was_exported_is_what_the_step_hands_on(finished):
+    project = finished
     frame = pd.read_json(project.folder / "out" / "train.jsonl", lines=True)
     handed = [o.example for o in project.rows("parted") if o.example.split == "train"]
     assert list(frame["refinery_id"]) == [example.id for example in handed]
@@ -131,17 +144,14 @@ def test_what_was_exported_is_what_the_step_hands_on(project):
     assert json.loads(frame["refinery_scores"][0])["split"] == "train"
 
 
-def test_an_export_that_is_gone_is_written_again(project):
+def test_what_changed_runs_again_and_no_more(project):
     project.run()
     (project.folder / "out" / "train.jsonl").unlink()
     assert "train.jsonl is gone" in str([step.why for step in plan(project.spec(), project.store)])
     results = project.run()
     assert (project.folder / "out" / "train.jsonl").exists()
-    assert results["last"].ran == 0
+    assert {name: result.ran for name, result in results.items() if result.ran} == {"out": results["out"].rows}
 
-
-def test_ten_more_rows_run_again_only_what_they_touch(project):
-    project.run()
     before = {o.example_id: o.action for o in project.rows("part")}
     with (project.folder / "raw.jsonl").open("a") as file:
         for n in range(10):
@@ -152,8 +162,8 @@ def test_ten_more_rows_run_again_only_what_they_touch(project):
     assert sum(after[row_id] != action for row_id, action in before.items()) <= 10
 
 
-def test_the_command_line_exports_any_step(project):
-    project.run()
+def test_the_command_line_exports_any_step(finished):
+    project = finished
     call = lambda *args: CliRunner().invoke(app, ["export", str(project.file), *args])  # noqa: E731
     folder = project.folder / "set"
     result = call("parted", "--to", str(folder), "--license", "mit")
@@ -179,22 +189,20 @@ def test_the_command_line_exports_any_step(project):
         (["clean", "--to", "RAW"], "is what the rows were read from"),
     ],
 )
-def test_what_the_command_line_refuses(project, args, message):
-    project.run()
+def test_what_the_command_line_refuses(finished, args, message):
+    project = finished
     args = [str(project.folder / "raw.jsonl") if arg == "RAW" else arg for arg in args]
     result = CliRunner().invoke(app, ["export", str(project.file), *args])
     assert isinstance(result.exception, UserError)
     assert message in str(result.exception)
 
 
-def test_a_step_that_the_spec_has_changed_is_not_exported(project):
-    project.run()
-    project.graph = GRAPH.replace("share: 0.5", "share: 0.4")
-    project.spec()
-    result = CliRunner().invoke(app, ["export", str(project.file), "part", "--to", str(project.folder / "x.jsonl")])
-    assert "step part is not as the spec has it now" in str(result.exception)
-    result = CliRunner().invoke(app, ["export", str(project.file), "last", "--to", str(project.folder / "x.jsonl")])
-    assert "is not as the spec has it now" in str(result.exception)
+def test_a_step_that_the_spec_has_changed_is_not_exported(finished):
+    changed = finished.folder / "changed.yaml"
+    changed.write_text((HEAD + GRAPH.replace("share: 0.5", "share: 0.4")).format(folder=finished.folder))
+    for step, stale in (("part", "part"), ("last", "(part|rest|both|mixed|parted|out|last)")):
+        result = CliRunner().invoke(app, ["export", str(changed), step, "--to", str(finished.folder / "x.jsonl")])
+        assert re.search(f"step {stale} is not as the spec has it now", str(result.exception))
 
 
 # -- steps that ask a model -------------------------------------------------------------------------------------------
