@@ -172,12 +172,12 @@ class Work:
         return {key: self.tools[key] for key in ("encoder", "tokenizer")}
 
     def _encoder(self) -> Any:
-        from refinery.diagnostics import Remembering
         from refinery.encoder import DEFAULT, Encoder
+        from refinery.vectors import StoredEncoder
 
         named = (step["params"]["encoder"] for step in self.steps.values() if "encoder" in step["params"])
         try:
-            return Remembering(Encoder(next(named, DEFAULT)))
+            return StoredEncoder(Encoder(next(named, DEFAULT)), self.store)
         except UserError as error:
             self.tools["no encoder"] = f"without embeddings: {error}"
             return None

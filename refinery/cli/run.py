@@ -12,7 +12,7 @@ from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
 from refinery.errors import UserError
-from refinery.graph import StepResult, run_graph
+from refinery.graph import StepResult, run_graph, step_fingerprints
 from refinery.records import digest
 from refinery.spec import SOURCE, Spec
 from refinery.store import Store
@@ -74,7 +74,6 @@ def refine(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
         progress.note(f"{result.name}: {describe(result)}")
     for line in losses(results.values()):
         progress.note(line)
-    _diagnose(spec, store, [results[name].fingerprint for name in spec.graph], progress)
 
 
 def losses(results: Iterable[StepResult]) -> list[str]:
@@ -103,17 +102,21 @@ def _reasons(lost: Mapping[tuple[str, str], int]) -> str:
     return ", ".join(f"{reason} {n:,}" for reason, n in sorted(by_reason.items(), key=lambda pair: -pair[1]))
 
 
-def _diagnose(spec: Spec, store: Store, steps: list[str], progress: Progress) -> None:
+def _diagnose(spec: Spec, store: Store, progress: Progress) -> None:
+    """Measure every refined step, for the report; what stands is not measured again."""
     from refinery import diagnostics
     from refinery.encoder import Encoder
+    from refinery.vectors import StoredEncoder
 
+    known = step_fingerprints(spec, store)
+    steps = [known[name] for name in spec.graph if store.step(known[name])]
+    tools = {}
     try:
-        encoder = diagnostics.Remembering(Encoder())
+        tools["encoder"] = StoredEncoder(Encoder(), store)
     except UserError as error:
-        encoder = None
         progress.note(f"diagnostics without embeddings: {error}")
     for number, fingerprint in enumerate(steps, 1):
-        diagnostics.run(store, fingerprint, encoder=encoder)
+        diagnostics.run(store, fingerprint, **tools)
         progress.update("diagnostics", number, len(steps))
 
 
@@ -138,6 +141,7 @@ def report(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
     from reports.report import write
     from reports.terminal import terminal_table
 
+    _diagnose(spec, store, progress)
     data = gather(store, spec)
     paths = write(data, Path(spec.store_path).parent)
     if data.comparison is not None:
