@@ -38,7 +38,7 @@ GARBAGE = {
 
 def answer(body: dict[str, Any], how: str) -> str:
     """`echo`: the last message; `hash`: 8 hex digits of messages, seed and temperature; `play`: a grade from 0.0 to 0.9
-    from a model called judge, from others the hash and, four times of five, the last word of the last message;
+    from a model called judge..., from others the hash and, four times of five, the last word of the last message;
     `wordy`: as play, with 0 to 4 words between the two."""
     if "messages" not in body:
         return f"after {body['prompt']}"
@@ -48,7 +48,7 @@ def answer(body: dict[str, Any], how: str) -> str:
     name = hashlib.sha256(shape.encode()).hexdigest()[:8]
     if how == "hash":
         return f"answer {name}"
-    if body["model"] == "judge":
+    if body["model"].startswith("judge"):
         return f"0.{int(name, 16) % 10}"
     between = "so " * (int(name, 16) // 5 % 5) if how == "wordy" else ""
     return f"answer {name} {between}{body['messages'][-1]['content'].split()[-1] if int(name, 16) % 5 else 'amiss'}"
