@@ -21,7 +21,7 @@ TITLES = {
     "ngram": "Wording",
     "diversity": "Variety",
     "length": "Length",
-    "style": "Style (change in the share of answers)",
+    "style": "Style (change of shares)",
     "separability": "Can a classifier tell them apart?",
     "likelihood": "Likelihood under the base model",
     "quality": "Right or wrong",

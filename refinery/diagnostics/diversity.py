@@ -12,7 +12,7 @@ from refinery.diagnostics.ngram import words
 VERSION = 1
 NEEDS, USES, LIBRARIES = (), (), ("sacrebleu",)
 
-LIMIT = 20_000
+LIMIT = 10_000
 BLEU_LIMIT = 100
 """Answers compared with each other by self-BLEU, whose cost grows with their square."""
 BLOCKS = 10

@@ -26,7 +26,7 @@ MEANINGS: Meanings = {
     "unigram_js": ("Jensen–Shannon divergence of the words, bits", "0 same word use, 1 no word in common."),
 }
 
-LIMIT = 20_000
+LIMIT = 10_000
 """Pairs compared at most, drawn by their ids."""
 
 BLOCKS, EXCHANGES = 10, 199

@@ -11,7 +11,7 @@ from refinery.diagnostics._pairs import Pairs
 VERSION = 1
 NEEDS, USES, LIBRARIES = (), ("reference", "gates"), ()
 
-LIMIT = 20_000
+LIMIT = 10_000
 """Pairs checked at most."""
 SLOW_LIMIT = 2000
 """The same for rules that may take their time (refinery/checks)."""

@@ -10,8 +10,8 @@ from refinery.diagnostics._pairs import Pairs
 VERSION = 1
 NEEDS, USES, LIBRARIES = (), (), ()
 
-LIMIT = 20_000
-"""Pairs read at most: a share is then known to within 0.7 points."""
+LIMIT = 10_000
+"""Pairs read at most: a share is then known to within one point."""
 
 MARKERS = {
     "headings": re.compile(r"^#{1,6} \S", re.MULTILINE),
