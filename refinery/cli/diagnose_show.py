@@ -113,8 +113,10 @@ def _value(row: Any) -> str:
         places = 3 if half < 0.1 else 2 if half < 1 else 1 if half < 10 else 0
         return f"{table.fixed(row['value'], places)} ±{table.fixed(half, places)}"
     p = row["detail"].get("p")
-    text = table.decimal(row["value"])
-    return text + (f" {table.p_said(p).replace(' ', '')}" if p is not None else "")
+    said = f" {table.p_said(p).replace(' ', '')}" if p is not None else ""
+    short = [f"{row['value']:.{digits}e}".replace("e-0", "e-").replace("e+0", "e") for digits in (1, 0)]
+    texts = [table.decimal(row["value"]), table.decimal(row["value"], 2), *short]
+    return next((text for text in texts if len(text + said) < NUMBER), texts[-1]) + said
 
 
 def show_sweep(found: Sequence[Swept]) -> None:

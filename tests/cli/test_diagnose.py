@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from refinery.cli import main
+from refinery.cli import diagnose_show, main
 from refinery.cli.diagnose import opened
 from refinery.cli.label import Server, _sheet, page
 from refinery.diagnostics._judging import differing, first_side, items
@@ -246,3 +246,11 @@ def test_nothing_to_prefer(lab):
     work = opened(lab / "lab.yaml")
     with pytest.raises(UserError, match="no row of agrees differs from agrees"):
         _sheet(work, "agrees", "agrees", 5, 0)
+
+
+@pytest.mark.parametrize("value", [0.000203, 0.0123, 12345.678, -0.00000512, 0.3])
+def test_a_value_with_its_p_stays_in_its_column(value):
+    row = {"value": value, "low": None, "high": None, "detail": {"p": 0.0004}}
+    shown = diagnose_show._value(row)
+    assert len(shown) < diagnose_show.NUMBER and shown.endswith(" p<0.001")
+    assert float(shown.split()[0].replace("−", "-").replace(",", "")) == pytest.approx(value, rel=0.06)
