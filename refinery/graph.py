@@ -1,56 +1,33 @@
 """Run a spec's graph: skip what stands, ask for what is missing, store what came out.
 
-Steps run one after another, the rows of a row step side by side: as many are in flight as keep its models busy, and a
-row that is done makes room for the next at once. Rows stream from the store and back, so that memory does not grow
-with their number. Every outcome is noted in the journal as it comes and written to the store within about a second, so
-that a killed run goes on row by row. Rows that fell back earlier pass every later row step. A table step sees all rows
-at once and is done as a whole (refinery/tablesteps.py).
+Steps run one after another (refinery/running.py), the rows of a row step side by side: as many are in flight as keep
+its models busy, and a row that is done makes room for the next at once. Rows stream from the store and back, so that
+memory does not grow with their number. Every outcome is noted in the journal as it comes and written to the store
+within about a second, so that a killed run goes on row by row. Rows that fell back earlier pass every later row step.
+A table step sees all rows at once and is done as a whole (refinery/tablesteps.py).
 """
 
 import asyncio
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
 
-from refinery.context import Context, Provider
-from refinery.errors import RowError, UserError
+from refinery.context import Provider
 from refinery.journal import Journal
 from refinery.models.cache import Counts
 from refinery.planning import StepPlan, plan
-from refinery.records import Example, Outcome, digest
-from refinery.rowops import failed
+from refinery.records import digest
+from refinery.running import Callback, Runner, StepProgress, StepResult
 from refinery.services import Services
 from refinery.spec import SOURCE, Spec
 from refinery.steps import (
-    Step,
-    StoredTable,
-    again,
     data_fingerprint,
-    forget_downstream,
-    handed_on,
-    is_complete,
-    lost,
-    not_done,
     resolve,
     source_fingerprints,
     stands,
-    start,
     store_sources,
     tally,
 )
 from refinery.store import Store
-from refinery.tablesteps import run_table
-
-WINDOW = 256
-"""Rows in flight in one step, at least; four for each request that a model takes at a time, where that is more."""
-SHOWN = 3
-"""Failures that are quoted where a run stops for too many of them."""
-EVERY = 0.1
-"""Seconds between calls of the progress callback, at least."""
 
 __all__ = [
     "StepPlan",
@@ -62,47 +39,6 @@ __all__ = [
     "stands",
     "step_fingerprints",
 ]
-
-
-@dataclass(slots=True)
-class StepProgress:
-    """A step under way. One object a step, updated in place: read it in the callback, do not keep it."""
-
-    name: str
-    op: str
-    total: int
-    """Rows that go in."""
-    done: int = 0
-    """Rows with an outcome, those of earlier runs included."""
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(action, reason) to rows."""
-    usage: Counts = field(default_factory=Counts)
-    """Requests sent and answered from the store, and tokens of the sent ones, in this step of this run."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """A finished step: rows in = kept + changed + fell_back + dropped; a table step may have created more."""
-
-    name: str
-    op: str
-    fingerprint: str
-    rows: int
-    counts: dict[tuple[str, str], int]
-    """(action, reason) to rows."""
-    transient: int
-    """Rows to be asked again by the next run."""
-    ran: int
-    """Rows worked on by this run; 0 for a step that stood."""
-    usage: Counts
-    failed: dict[str, int] = field(default_factory=dict)
-    """Of the rows worked on by this run, those that could not be processed, by reason."""
-
-    def count(self, action: str) -> int:
-        return sum(n for (each, _), n in self.counts.items() if each == action)
-
-
-Callback = Callable[[StepProgress], None]
 
 
 def run_graph(
@@ -161,7 +97,7 @@ async def _run(
         results[name] = StepResult(name, SOURCE, fingerprint, found.rows, dict(found.counts), 0, ran, Counts())
     async with _services(spec, store, journal, provider) as services:
         for step in steps:
-            runner = _Runner(step, spec, store, journal, run_id, services, progress)
+            runner = Runner(step, spec, store, journal, run_id, services, progress)
             results[step.name] = await runner.bring_up()
     return results
 
@@ -176,197 +112,3 @@ async def _services(spec: Spec, store: Store, journal: Journal, provider: Provid
         yield services
     finally:
         await services.close()
-
-
-def _since(before: Counts, after: Counts) -> Counts:
-    return Counts(*(getattr(after, name) - getattr(before, name) for name in Counts.__slots__))
-
-
-@dataclass(slots=True)
-class _Runner:
-    """One step of one run."""
-
-    step: Step
-    spec: Spec
-    store: Store
-    journal: Journal
-    run_id: str
-    services: Any
-    progress: Callback
-    ctx: Context = field(init=False)
-    state: StepProgress = field(init=False)
-    before: Counts = field(init=False)
-    failures: Counter[str] = field(default_factory=Counter)
-    quoted: list[str] = field(default_factory=list)
-    ran: int = 0
-    told: float = 0.0
-
-    async def bring_up(self) -> StepResult:
-        """Work on the rows that have no outcome yet or a transient one."""
-        step = self.step
-        with self.store.held():
-            total = handed_on(self.store, step.reads)
-            stale = again(self.store, step)
-            todo = not_done(self.store, step)
-            runs = bool(todo or stale or lost(self.store, step)) or not is_complete(self.store, step.fingerprint)
-        self.before = self._counts()
-        if runs:
-            window = max(WINDOW, *(4 * self.spec.models[name].concurrency for name in step.models), 0)
-            self.ctx = Context(step.name, self.spec.seed, self.services, window)
-            self.state = StepProgress(step.name, step.op, total)
-            if step.is_table:
-                self.ran = total
-                await run_table(step, self.store, self.run_id, self.ctx, self._table_progress)
-            else:
-                await self._run_rows(stale, todo)
-            self._tell(last=True)
-            with self.store.held():
-                self._check(total)
-                self.store.finish_step(step.fingerprint)
-        known = tally(self.store, step.fingerprint)
-        usage = _since(self.before, self._counts())
-        return StepResult(
-            step.name,
-            step.op,
-            step.fingerprint,
-            total,
-            dict(known.counts),
-            known.transient,
-            self.ran,
-            usage,
-            dict(self.failures),
-        )
-
-    def _counts(self) -> Counts:
-        return self.services.counts() if hasattr(self.services, "counts") else Counts()
-
-    def _check(self, total: int) -> None:
-        """RuntimeError where a row was lost: every row that goes in has exactly one outcome."""
-        known = tally(self.store, self.step.fingerprint)
-        accounted = known.rows - sum(n for (action, _), n in known.counts.items() if action == "created")
-        if accounted != total:
-            raise RuntimeError(f"step {self.step.name}: {total} rows in, {accounted} accounted for")
-
-    # ---- row steps
-
-    async def _run_rows(self, stale: list[str], todo: int) -> None:
-        step, store = self.step, self.store
-        if step.needs_all and tally(store, step.fingerprint).rows:
-            stale = [row["example_id"] for row in store.query(_IDS, [step.fingerprint])]
-        with store.held():
-            forget_downstream(store, step.fingerprint, stale)
-            store.delete_outcomes(step.fingerprint, stale)
-            start(store, step, self.run_id)
-            known = tally(store, step.fingerprint)
-        self.state.done, self.state.counts = known.rows, known.counts
-        self._tell(last=True)
-        if step.needs_all:
-            tables = [StoredTable(name, store, reads) for name, reads in zip(step.upstream, step.reads, strict=True)]
-            self.ctx.prepared = await step.module.prepare(tables, step.params, self.ctx)
-        await self._work(todo)
-        self.journal.flush()
-
-    async def _work(self, todo: int) -> None:
-        """All rows, a window at a time. On any error that is not a row's own the other rows are stopped."""
-        rows = _Prefetched(self.store.stream(self.step.reads[0], split="train", todo=self.step.fingerprint))
-        workers = [asyncio.create_task(self._one_by_one(rows)) for _ in range(max(1, min(self.ctx.window, todo)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-
-    async def _one_by_one(self, rows: "_Prefetched") -> None:
-        while (row := await rows.next()) is not None:
-            position, example = row
-            outcome = await self._apply(example)
-            if outcome.example_id != example.id:
-                raise RuntimeError(f"step {self.step.name}: {self.step.op} answered for another row than it was given")
-            self._note(position, example, outcome)
-
-    async def _apply(self, example: Example) -> Outcome:
-        if example.fell_back:
-            return Outcome(example.id, "kept", "fell_back_earlier", example)
-        try:
-            return await self.step.module.apply(example, self.step.params, self.ctx)
-        except RowError as error:
-            return self._failed(example, error)
-
-    def _failed(self, example: Example, error: RowError) -> Outcome:
-        self.failures[error.reason] += 1
-        if len(self.quoted) < SHOWN:
-            self.quoted.append(f"{error.reason}: {error.detail}" if error.detail else error.reason)
-        return failed(example, getattr(self.step.params, "on_error", "answer"), error)
-
-    def _note(self, position: int, example: Example, outcome: Outcome) -> None:
-        try:
-            self.journal.outcome(self.step.fingerprint, position, outcome)
-        except RowError as error:  # the outcome holds text that cannot be stored
-            outcome = self._failed(example, RowError(error.reason))
-            self.journal.outcome(self.step.fingerprint, position, outcome)
-        self.ran += 1
-        self.state.done += 1
-        self.state.counts[outcome.action, outcome.reason] += 1
-        self._tell()
-        if self.failures:
-            self._stop_if_most_fail()
-
-    def _stop_if_most_fail(self) -> None:
-        limits, bad = self.spec.limits, self.failures.total()
-        if self.ran >= limits.after and bad > limits.failed * self.ran and limits.failed < 1:
-            raise UserError(
-                f"step {self.step.name}: {bad} of the first {self.ran} rows failed, more than limits.failed "
-                f"({limits.failed:g}) allows; the first: {'; '.join(self.quoted)}"
-            )
-
-    # ---- progress
-
-    def _table_progress(self, done: int) -> None:
-        self.state.done = done
-        self._tell()
-
-    def _tell(self, last: bool = False) -> None:
-        now = time.monotonic()
-        if last or now - self.told >= EVERY:
-            self.told = now
-            self.state.usage = _since(self.before, self._counts())
-            self.progress(self.state)
-
-
-_IDS = "SELECT example_id FROM outcomes WHERE step = ? ORDER BY position"
-
-
-class _Prefetched:
-    """Rows of a stream, read from the store in a thread, a page ahead of what is asked for."""
-
-    PAGE = 500
-
-    def __init__(self, stream: Iterator[tuple[int, Outcome]]):
-        self._stream = stream
-        self._page: Iterator[tuple[int, Example]] = iter(())
-        self._coming: asyncio.Task[list[tuple[int, Example]]] | None = None
-        self._turn = asyncio.Lock()
-
-    async def next(self) -> tuple[int, Example] | None:
-        """The next (position, example), None at the end."""
-        row = next(self._page, None)
-        while row is None:
-            async with self._turn:
-                row = next(self._page, None)
-                if row is None:
-                    coming = self._coming or self._read()
-                    page = await asyncio.shield(coming)
-                    if not page:
-                        self._coming = coming
-                        return None
-                    self._coming = self._read()
-                    self._page = iter(page)
-        return row
-
-    def _read(self) -> "asyncio.Task[list[tuple[int, Example]]]":
-        return asyncio.create_task(asyncio.to_thread(self._fetch))
-
-    def _fetch(self) -> list[tuple[int, Example]]:
-        rows = islice(self._stream, self.PAGE)
-        return [(position, outcome.example) for position, outcome in rows if outcome.example is not None]

@@ -1,188 +1,28 @@
-"""The store: one DuckDB file that holds everything a project made, with typed reads and writes.
+"""The store: one DuckDB file that holds everything a project made, with typed reads and writes."""
 
-DuckDB lets one process write, and while it holds the file no other may even read it. So no connection is kept: each
-call opens, works and closes (about 20 ms), and whoever finds the file taken tries again for some seconds. Reports and
-`refinery show` therefore work while a run goes on. Within a process, calls from several threads take turns.
-
-Writes of rows that exist already replace them, so writing the same batch twice (as replaying a journal may) changes
-nothing.
-"""
-
-import json
-import random
-import re
-import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 
-from refinery.errors import UserError
+from refinery.database import PAGE, Database
 from refinery.lock import exclusive
-from refinery.migrations import migrate, pending
 from refinery.records import Example, Outcome, Sample, Score
-from refinery.rows import GENERATION_KEYS, LIKELIHOOD_KEYS, Part, Row, as_json, encoded, outcome, outcome_parts
+from refinery.rows import GENERATION_KEYS, LIKELIHOOD_KEYS, Row, as_json, outcome, outcome_parts
 
-READ_PATIENCE = 4.0
-"""Seconds a reader keeps trying while another process holds the file."""
-WRITE_PATIENCE = 15.0
-"""Seconds a writer keeps trying; longer, because a lost reader costs a message and a lost writer a run."""
-
-ENGINE: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": "1GB",
-    "threads": 2,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-}
-
-PAGE = 2000
-"""Rows with texts that pass through the engine at a time, so that its memory does not grow with the data set."""
-
-_turns: dict[Path, threading.RLock] = {}
-"""One lock a file: in one process DuckDB refuses a read-only connection beside a read-write one."""
+__all__ = ["Row", "Store", "now"]
 
 
-class Store:
-    """Typed reads and writes on one store file.
-
-    `read_only` only says that a missing file is an error rather than made, and refuses writes; it does not change
-    how reads work. Every method raises UserError, in one line, where the file cannot be used: held by another
-    process for longer than READ_PATIENCE or WRITE_PATIENCE, not writable, disk full, not a store, made by a newer
-    Refinery, or given text that is not valid Unicode.
-    """
-
-    def __init__(self, path: Path | str, *, read_only: bool = False):
-        self.path, self.read_only = Path(path).absolute(), read_only
-        self._turn = _turns.setdefault(self.path, threading.RLock())
-        self._types: dict[str, dict[str, str]] = {}
-        self._held: Any = None
-        if not self.path.exists():
-            if read_only:
-                raise UserError(f"{path}: there is no store here yet; `refinery run` makes it")
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"{path}: cannot make the folder ({error.strerror})") from error
-            current = False
-        else:
-            with self._open(write=False) as connection:
-                current = not self._pending(connection)
-        if not current:
-            with self._open(write=True) as connection:
-                self._pending(connection)
-                migrate(connection)
-
-    # ---- connections
+class Store(Database):
+    """Typed reads and writes on one store file; see refinery/database.py for how it is shared and what it raises."""
 
     def run_lock(self) -> AbstractContextManager[None]:
         """Held by whatever runs or trains on this store; the second gets a UserError naming the first."""
         return exclusive(self.path.with_name(self.path.name + ".lock"), f"the store {self.path.name}")
-
-    def query(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        """Rows of a SELECT of ours (never a user's text; see sql.py), JSON columns decoded."""
-        with self._open(write=False) as connection:
-            return _rows(connection.execute(sql, list(params)))
-
-    def replace(self, table: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-        """Write `rows`, each over any that has the same `keys`, in one transaction. Keys are unique within `rows`."""
-        self.replace_all([(table, rows, keys)])
-
-    def replace_all(self, parts: Sequence[Part]) -> None:
-        """Several `replace` calls in one transaction and one opening of the file."""
-        if not any(rows for _, rows, _ in parts):
-            return
-        with self._transaction() as connection:
-            for table, rows, keys in parts:
-                if table == "examples":  # named by their content, so those that stand are equal
-                    rows = self._absent(connection, table, rows, *keys)
-                elif rows:
-                    self._delete(connection, table, rows, keys)
-                for start in range(0, len(rows), PAGE):
-                    self._insert(connection, table, rows[start : start + PAGE])
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The file stays open for the block: for many small calls in a row that ask nobody anything in between."""
-        with self._open(write=not self.read_only) as connection:
-            outer, self._held = self._held, connection
-            try:
-                yield
-            finally:
-                self._held = outer
-
-    @contextmanager
-    def _open(self, *, write: bool) -> Iterator[Any]:
-        """A connection for the block, opened when this process and any other are done with the file."""
-        patience = WRITE_PATIENCE if write else READ_PATIENCE
-        with self._turn:
-            held = self._held
-            connection = held or _connect(self.path, write, patience)
-            try:
-                yield connection
-            except (duckdb.OperationalError, duckdb.FatalException) as error:  # disk full, gone, memory capped
-                raise UserError(f"{self.path}: {_first_line(error)}") from error
-            except (duckdb.InvalidInputException, UnicodeEncodeError) as error:
-                if "surrogate" not in str(error):
-                    raise
-                raise UserError(
-                    f"{self.path}: refused text that is not valid Unicode ({_first_line(error)})"
-                ) from error
-            finally:
-                if held is None:
-                    connection.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        if self.read_only:
-            raise UserError(f"{self.path}: the store was opened to read only")
-        with self._open(write=True) as connection:
-            connection.execute("BEGIN")
-            try:
-                yield connection
-            except BaseException:
-                if self._held is not None:  # else closing the file takes it back
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-
-    def _pending(self, connection: Any) -> list[Any]:
-        try:
-            return pending(connection)
-        except ValueError as error:
-            raise UserError(f"{self.path} {error}") from error
-
-    def _columns(self, connection: Any, table: str) -> dict[str, str]:
-        """Column name to DuckDB type."""
-        if table not in self._types:
-            sql = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
-            self._types[table] = dict(connection.execute(sql, [table]).fetchall())
-        return self._types[table]
-
-    def _insert(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Lists go in whole, one a column, which is 20 times faster than executemany and needs no pyarrow."""
-        types = self._columns(connection, table)
-        values = [[encoded(row[name], types[name]) for row in rows] for name in rows[0]]
-        unnested = ", ".join(f"unnest(?::{types[name]}[])" for name in rows[0])
-        connection.execute(f"INSERT INTO {table} ({', '.join(rows[0])}) SELECT {unnested}", values)
-
-    def _absent(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]], key: str) -> list[Row]:
-        sql = f"SELECT {key} FROM {table} WHERE {key} IN (SELECT unnest(?::VARCHAR[]))"
-        there = {row[0] for row in connection.execute(sql, [[row[key] for row in rows]]).fetchall()}
-        return [dict(row) for row in rows if row[key] not in there]
-
-    def _delete(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-        types = self._columns(connection, table)
-        unnested = ", ".join(f"unnest(?::{types[key]}[]) AS {key}" for key in keys)
-        same = " AND ".join(f"t.{key} = gone.{key}" for key in keys)
-        sql = f"DELETE FROM {table} t USING (SELECT {unnested}) gone WHERE {same}"
-        connection.execute(sql, [[row[key] for row in rows] for key in keys])
 
     # ---- runs
 
@@ -463,48 +303,6 @@ _OUTCOMES = """
 def now() -> datetime:
     """UTC without a zone, as the store's TIMESTAMP columns hold it."""
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _connect(path: Path, write: bool, patience: float) -> Any:
-    give_up = time.monotonic() + patience
-    while True:
-        try:
-            return duckdb.connect(str(path), read_only=not write, config=ENGINE)
-        except duckdb.Error as error:
-            held = "Could not set lock" in str(error)
-            if held and time.monotonic() < give_up:
-                time.sleep(random.uniform(0.005, 0.03))
-                continue
-            raise UserError(_why(path, error) if not held else _who(path, error, patience)) from error
-
-
-def _who(path: Path, error: Exception, patience: float) -> str:
-    pid = re.search(r"PID (\d+)", str(error))
-    holder = f"process {pid[1]}" if pid else "another process"
-    return f"{path}: {holder} has held the store for {patience:.0f} s; close it there, or try again"
-
-
-def _why(path: Path, error: Exception) -> str:
-    text = _first_line(error)
-    if "not a valid DuckDB database" in text:
-        return f"{path} is not a Refinery store (not a DuckDB file); name another path or move it away"
-    return f"{path}: cannot open the store: {text}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _rows(cursor: Any) -> list[Row]:
-    names = [column[0] for column in cursor.description]
-    decoded = [i for i, column in enumerate(cursor.description) if str(column[1]) == "JSON"]
-    rows = []
-    for values in cursor.fetchall():
-        row = list(values)
-        for i in decoded:
-            row[i] = None if row[i] is None else json.loads(row[i])
-        rows.append(dict(zip(names, row, strict=True)))
-    return rows
 
 
 def _only(rows: list[Row]) -> Row | None:

@@ -354,7 +354,7 @@ def test_a_lost_row_is_a_bug_and_said_so(project, monkeypatch):
 
 
 def test_rows_in_flight_are_bounded(project, monkeypatch):
-    monkeypatch.setattr("refinery.graph.WINDOW", 4)
+    monkeypatch.setattr("refinery.running.WINDOW", 4)
     now, most = 0, 0
     apply = rewrite.apply
 

@@ -111,7 +111,7 @@ def test_text_that_is_not_unicode_is_refused_alone(store: Store) -> None:
 def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_the_rows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refinery.store.WRITE_PATIENCE", 0.1)
+    monkeypatch.setattr("refinery.database.WRITE_PATIENCE", 0.1)
     code = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(store.path)], stdout=subprocess.PIPE)
     assert holder.stdout and holder.stdout.readline()

@@ -40,7 +40,7 @@ def test_each_engine_is_imported_in_its_one_place() -> None:
             for engine in where:
                 if engine in imports(path):
                     where[engine].add(str(path.relative_to(ROOT)))
-    assert where["duckdb"] <= {"refinery/store.py", "refinery/sql.py"}
+    assert where["duckdb"] <= {"refinery/database.py", "refinery/sql.py"}
     assert where["lm_eval"] <= {"evals/harness.py"}
 
 

@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 import pytest
 
-import refinery.store
+import refinery.database
 from refinery import migrations
 from refinery.errors import UserError
 from refinery.records import Example, Outcome, Sample, Score
@@ -156,7 +156,7 @@ def test_outcomes_come_back_equal_and_in_order(store: Store) -> None:
 
 
 def test_memory_does_not_grow_with_the_data_set(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(refinery.store.ENGINE, "memory_limit", "60MB")
+    monkeypatch.setitem(refinery.database.ENGINE, "memory_limit", "60MB")
     chance = random.Random(0)
     texts = ["".join(chance.choices("abcdefghijklmnop", k=5000)) for _ in range(50)]
     given = [(k, kept(k, answer=f"{k} {chance.choice(texts)}", candidates=())) for k in range(15_000)]
@@ -324,7 +324,7 @@ def test_a_reader_works_while_another_process_writes(store: Store) -> None:
 def test_a_short_hold_is_waited_out_and_a_long_one_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with started(HOLDER, store.path, 0.7):
         assert store.runs() == []
-    monkeypatch.setattr("refinery.store.READ_PATIENCE", 0.2)
+    monkeypatch.setattr("refinery.database.READ_PATIENCE", 0.2)
     with started(HOLDER, store.path, 60) as holder:
         with pytest.raises(UserError) as error:
             store.runs()

@@ -110,7 +110,7 @@ def _diagnose(spec: Spec, store: Store, progress: Progress) -> None:
 
     known = step_fingerprints(spec, store)
     steps = [known[name] for name in spec.graph if store.step(known[name])]
-    tools = {}
+    tools: dict[str, Any] = {}
     try:
         tools["encoder"] = StoredEncoder(Encoder(), store)
     except UserError as error:
