@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from refinery import catalog
 from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
@@ -85,7 +86,7 @@ def losses(results: Iterable[StepResult]) -> list[str]:
         lost = {
             (action, reason): n
             for (action, reason), n in result.counts.items()
-            if action in ("fell_back", "dropped") and result.op != SOURCE
+            if action in ("fell_back", "dropped") and not _chooses(result.op)
         }
         if lost:
             share = sum(lost.values()) / result.rows
@@ -93,6 +94,11 @@ def losses(results: Iterable[StepResult]) -> list[str]:
     if waiting:
         lines.append(f"{waiting:,} rows failed for a reason that may pass: `refinery retry` asks them again")
     return lines
+
+
+def _chooses(op: str) -> bool:
+    """Whether rows that the step leaves out are what it is for."""
+    return op == SOURCE or hasattr(catalog.module(catalog.OPS, op), "apply_all")
 
 
 def _reasons(lost: Mapping[tuple[str, str], int]) -> str:
