@@ -4,18 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from refinery.checks import names, numbers
+from refinery.checks import SLOW, names, numbers
 from refinery.diagnostics._numbers import Meanings, Row, mean_row, row, share_row, side_rows, wilson
 from refinery.diagnostics._pairs import Pairs
 
 VERSION = 1
 NEEDS, USES, LIBRARIES = (), ("reference", "gates"), ()
 
-LIMIT = 10_000
+LIMIT = 5000
 """Pairs checked at most."""
 SLOW_LIMIT = 2000
 """The same for rules that may take their time (refinery/checks)."""
-SLOW = ("math", "json_schema", "regex")
 
 MEANINGS: Meanings = {
     "fell_back": ("rows that fell back to the raw answer", "Many: the writer or the gates are too strict for it."),

@@ -14,7 +14,7 @@ from refinery.diagnostics._pairs import Pairs
 VERSION = 1
 NEEDS, USES, LIBRARIES = (), ("own",), ("sklearn",)
 
-LIMIT = 2000
+LIMIT = 1000
 FOLDS = 5
 LEAST = 20
 """Pairs below which a classifier has nothing to learn from."""
