@@ -17,7 +17,8 @@ import yaml
 
 from refinery.cli import diagnose_show, main
 from refinery.cli.diagnose import opened
-from refinery.cli.label import Server, _sheet, page
+from refinery.cli.label import _sheet
+from refinery.cli.label_server import Server, page
 from refinery.diagnostics._judging import differing, first_side, items
 from refinery.diagnostics._pairs import read_pairs
 from refinery.errors import UserError

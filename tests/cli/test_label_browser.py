@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refinery.cli.label import Server
+from refinery.cli.label_server import Server
 from refinery.diagnostics._judging import Sheet, items
 from refinery.diagnostics._pairs import paired
 from refinery.store import Store
