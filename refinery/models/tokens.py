@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from refinery.errors import UserError
 from refinery.models.base import Prompt, continues
-from refinery.models.weights import resolve
+from refinery.models.weights import folder
 
 if TYPE_CHECKING:
     from refinery.spec import ModelSpec
@@ -17,9 +17,9 @@ def load(name: str, spec: "ModelSpec", place: str) -> Any:
     except ImportError:
         raise UserError(f'{place}: a tokenizer needs transformers: pip install "refinery[train]"') from None
     try:
-        options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-        found = AutoTokenizer.from_pretrained(resolve(name), **options)
-    except (OSError, ValueError) as error:
+        where = folder(name, spec.revision, fetch=True)
+        found = AutoTokenizer.from_pretrained(str(where), trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, UserError) as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"{place}: no tokenizer {name!r} (name it with tokenizer:): {line}") from error
     if not found.chat_template:

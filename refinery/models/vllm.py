@@ -37,7 +37,7 @@ GRACE = 10.0
 """Seconds a server has to end by itself before it is killed."""
 LAST_LINES = 8
 
-WATCH = 'read -r _; kill -TERM -- "-$0" && sleep 3; kill -KILL -- "-$0"'
+WATCH = 'read -r _; kill -s TERM -- "-$0"; sleep 3; kill -s KILL -- "-$0"'
 """A shell that ends the process group it is told when its standard input closes: when the run that holds it is gone."""
 
 

@@ -48,6 +48,8 @@ def answer(body: dict[str, Any], how: str) -> str:
     name = hashlib.sha256(shape.encode()).hexdigest()[:8]
     if how == "hash":
         return f"answer {name}"
+    if "Write each pair as two lines" in body["messages"][-1]["content"]:
+        return f"Q: What of {name}?\nA: It is {name}\nQ: And what of it, {name}?\nA: Nothing"
     if body["model"].startswith("judge"):
         return f"0.{int(name, 16) % 10}"
     between = "so " * (int(name, 16) // 5 % 5) if how == "wordy" else ""
@@ -214,6 +216,7 @@ async def main(options: argparse.Namespace) -> None:
     app.router.add_get("/stats", server.stats)
     app.router.add_get("/counts", server.counts)
     app.router.add_get("/take", server.take)
+    app.router.add_get("/v1/models", server.counts)
     app.router.add_post("/v1/chat/completions", server.chat)
     app.router.add_post("/v1/completions", server.chat)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
