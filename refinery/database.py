@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from refinery.errors import UserError
 from refinery.migrations import migrate, pending
-from refinery.rows import Part, Row, encoded
+from refinery.rows import Part, Row, as_text
 
 READ_PATIENCE = 4.0
 """Seconds a reader keeps trying while another process holds the file."""
@@ -32,6 +33,7 @@ WRITE_PATIENCE = 15.0
 ENGINE: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "1GB",
     "threads": 2,
+    "pandas_analyze_sample": 0,  # a column of Python values is text, whatever its first values look like
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
@@ -89,7 +91,8 @@ class Database:
         with self._transaction() as connection:
             for table, rows, keys in parts:
                 if table == "examples":  # named by their content, so those that stand are equal
-                    rows = self._absent(connection, table, rows, *keys)
+                    there = self._there(connection, table, rows, *keys)
+                    rows = [row for row in rows if row[keys[0]] not in there]
                 elif rows:
                     self._delete(connection, table, rows, keys)
                 for start in range(0, len(rows), PAGE):
@@ -154,23 +157,39 @@ class Database:
         return self._types[table]
 
     def _insert(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Lists go in whole, one a column, which is 20 times faster than executemany and needs no pyarrow."""
-        types = self._columns(connection, table)
-        values = [[encoded(row[name], types[name]) for row in rows] for name in rows[0]]
-        unnested = ", ".join(f"unnest(?::{types[name]}[])" for name in rows[0])
-        connection.execute(f"INSERT INTO {table} ({', '.join(rows[0])}) SELECT {unnested}", values)
+        with self._given(connection, table, rows, list(rows[0])) as given:
+            connection.execute(f"INSERT INTO {table} ({', '.join(rows[0])}) {given}")
 
-    def _absent(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]], key: str) -> list[Row]:
-        sql = f"SELECT {key} FROM {table} WHERE {key} IN (SELECT unnest(?::VARCHAR[]))"
-        there = {row[0] for row in connection.execute(sql, [[row[key] for row in rows]]).fetchall()}
-        return [dict(row) for row in rows if row[key] not in there]
+    def _there(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]], key: str) -> set[Any]:
+        """Which of the rows' keys the table has."""
+        with self._given(connection, table, rows, [key]) as given:
+            return {
+                row[0] for row in connection.execute(f"SELECT {key} FROM {table} WHERE {key} IN ({given})").fetchall()
+            }
 
     def _delete(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-        types = self._columns(connection, table)
-        unnested = ", ".join(f"unnest(?::{types[key]}[]) AS {key}" for key in keys)
         same = " AND ".join(f"t.{key} = gone.{key}" for key in keys)
-        sql = f"DELETE FROM {table} t USING (SELECT {unnested}) gone WHERE {same}"
-        connection.execute(sql, [[row[key] for row in rows] for key in keys])
+        with self._given(connection, table, rows, keys) as given:
+            connection.execute(f"DELETE FROM {table} t USING ({given}) gone WHERE {same}")
+
+    @contextmanager
+    def _given(
+        self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+    ) -> Iterator[str]:
+        """A SELECT of those columns of `rows`, typed as in the table. The engine reads arrays of texts in place, which
+        is a hundred times faster than executemany, takes a quarter of what lists as parameters do, and needs no
+        pyarrow."""
+        types = self._columns(connection, table)
+        texts = {name: np.array([as_text(row[name], types[name]) for row in rows], dtype=object) for name in names}
+        connection.register("given", texts)
+        yield f"SELECT {', '.join(_typed(name, types[name]) for name in names)} FROM given"
+        connection.unregister("given")
+
+
+def _typed(name: str, kind: str) -> str:
+    """The column `name` of texts as one of that type."""
+    value = f"from_json({name}, '[\"VARCHAR\"]')" if kind == "VARCHAR[]" else f"{name}::{kind}"
+    return f"{value} AS {name}"
 
 
 def _connect(path: Path, write: bool, patience: float) -> Any:

@@ -70,8 +70,16 @@ def outcome(row: Row) -> Outcome:
     )
 
 
-def encoded(value: Any, kind: str) -> Any:
-    return as_json(value) if kind == "JSON" and value is not None else value
+def as_text(value: Any, kind: str) -> str | None:
+    """A value of a column of that type as the text that the engine makes it of. UnicodeEncodeError for text that is
+    not valid Unicode, which some engines do not survive."""
+    if value is None:
+        return None
+    if kind in ("JSON", "VARCHAR[]"):
+        return as_json(value)
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8").decode("utf-8")
+    return str(value).replace("None", "NULL") if kind.endswith("[]") else str(value)
 
 
 def as_json(value: Any) -> str:
