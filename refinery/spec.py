@@ -29,7 +29,7 @@ from refinery.spec_models import (
     StepSpec,
     TrainSpec,
 )
-from refinery.spec_types import Later, marked
+from refinery.spec_types import added_later, marked
 
 SOURCE = "source"
 """What `from:` and `data:` call the rows as they were read."""
@@ -151,7 +151,7 @@ def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], sources: str 
     found = {SOURCE: sources} if isinstance(sources, str) else dict(sources)
     for name in order(spec):
         step = spec.graph[name]
-        params = step.params.model_dump(mode="json", exclude=_added_later(step))
+        params = step.params.model_dump(mode="json", exclude=added_later(step.params))
         for path, model in marked(step.params, "model"):
             if model not in known:
                 known[model] = identity(spec.models[model])
@@ -169,11 +169,6 @@ def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], sources: str 
             }
         )
     return found
-
-
-def _added_later(step: StepSpec) -> set[str]:
-    fields = type(step.params).model_fields
-    return {n for n, f in fields.items() if Later in f.metadata and getattr(step.params, n) == f.get_default()}
 
 
 def _put(data: Any, path: Sequence[str | int], value: str) -> None:

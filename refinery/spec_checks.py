@@ -102,8 +102,9 @@ def _misplaced(model: ModelSpec) -> Iterator[tuple[str, str]]:
     """(key, message) for keys of an entry that its other keys leave without a meaning."""
     if model.backend == "openai" and model.adapter:
         yield "adapter", "an adapter goes with backend: transformers or vllm; a server knows it by a model name"
-    elif model.adapter and not (Path(model.adapter).expanduser() / "adapter_config.json").is_file():
-        yield "adapter", f"there is no adapter_config.json in {model.adapter}"
+    elif model.adapter and model.adapter != "lab_asker":
+        if not (Path(model.adapter).expanduser() / "adapter_config.json").is_file():
+            yield "adapter", f"there is no adapter_config.json in {model.adapter}"
     if model.backend != "vllm":
         for key in ("args", "command"):
             yield key, f"{key} goes with backend: vllm"
@@ -231,6 +232,10 @@ def _params(
     for where, encoder in marked(params, "encoder"):
         if "/" not in encoder and encoder not in ENCODERS and not Path(encoder).is_dir():
             draft.add((*path, *where), f"{owner}: {_unknown('encoder', encoder, ENCODERS)}")
+    steps = [SOURCE, *draft.names("sources"), *draft.names("graph")]
+    for where, step in marked(params, "step"):
+        if step not in steps:
+            draft.add((*path, *where), f"{owner}: {_unknown('step', step, steps)}")
     known = None if columns is None else [*EXAMPLE_FIELDS, *variables, *columns]
     for where, template in marked(params, "template"):
         _template(draft, (*path, *where), template, known)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 class Marker:
     """What a string parameter names, or what the fingerprint should know of it."""
 
-    kind: Literal["model", "template", "encoder", "later"]
+    kind: Literal["model", "template", "encoder", "step", "later"]
 
 
 ModelName = Annotated[str, Marker("model")]
@@ -27,6 +27,9 @@ Template = Annotated[str, Marker("template")]
 
 EncoderName = Annotated[str, Marker("encoder")]
 """A sentence encoder: the packaged name all-MiniLM-L6-v2, a local folder, or a hub id such as org/name."""
+StepName = Annotated[str, Marker("step")]
+"""For a training method: a step or source of the spec whose train rows come along (`replay: general`). What is in the
+fingerprint is those rows, not the name."""
 Later = Marker("later")
 """For a parameter added to an op that people have run: `Annotated[int, Later] = 0` stays out of the fingerprint while
 it has its default, so that steps that stand keep standing. Only a changed VERSION says that they do not."""
@@ -44,6 +47,16 @@ def marked(params: BaseModel, kind: str) -> Iterator[tuple[tuple[str | int, ...]
         value = getattr(params, name)
         own = any(m == Marker(kind) for m in info.metadata) or _mentions(info.annotation, kind)  # type: ignore[arg-type]
         yield from _strings(value, (name,), kind, own)
+
+
+def added_later(params: BaseModel) -> set[str]:
+    """The parameters marked Later that have their default: what a fingerprint leaves out."""
+    fields = type(params).model_fields
+    return {name for name, field in fields.items() if Later in field.metadata and _is_default(params, name, field)}
+
+
+def _is_default(params: BaseModel, name: str, field: Any) -> bool:
+    return bool(getattr(params, name) == field.get_default(call_default_factory=True))
 
 
 def _mentions(annotation: Any, kind: str) -> bool:

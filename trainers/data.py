@@ -55,6 +55,17 @@ class Ending:
     """What ends the turn. The template may write a newline after it: that is never trained."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which rows a training sees, and when."""
+
+    rows: list[Row]
+    steps: int
+    """Optimiser steps."""
+    places: list[int]
+    """The row of every training sample, in order: steps x batch_size places in `rows`."""
+
+
 @dataclass(slots=True)
 class _Texts:
     examples: list[Example] = field(default_factory=list)
@@ -95,6 +106,17 @@ def prepare(
     if teacher_prompt:
         prompts |= {"teacher_prompt": teacher_prompt, "first_teacher_prompt": texts.teacher_prompts[0]}
     return Prepared(rows, dropped, prompts, end)
+
+
+def prompt_ids(examples: Sequence[Example], tokenizer: Any, *, max_length: int) -> list[list[int]]:
+    """The chats of `examples` up to and with the header of the assistant's turn; those that leave no room for an answer
+    below `max_length` tokens are left out. UserError where none is left."""
+    ending(tokenizer)
+    texts = [_chat(tokenizer, example.prompt) for example in examples]
+    found = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    if not (short := [ids for ids in found if len(ids) < max_length]):
+        raise UserError(f"no prompts to train with: of {len(found)} none is shorter than max_length {max_length}")
+    return short
 
 
 def teacher_messages(example: Example, template: str) -> list[Message]:
@@ -164,6 +186,12 @@ def steps(rows: int, epochs: float, batch_size: int, max_steps: int | None) -> i
     """Optimiser steps of a training."""
     planned = math.ceil(round(rows * epochs / batch_size, 6))
     return planned if max_steps is None else min(planned, max_steps)
+
+
+def plan(rows: list[Row], params: Any, seed: int) -> Plan:
+    """One shuffled pass over `rows` after another."""
+    total = steps(len(rows), params.epochs, params.batch_size, params.max_steps)
+    return Plan(rows, total, order(len(rows), total * params.batch_size, seed))
 
 
 def order(rows: int, count: int, seed: int) -> list[int]:

@@ -1,13 +1,14 @@
 """What is to be trained (`TrainJob`), and what a method gets to build its trainer from (`Run`). Light."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refinery.catalog import METHODS, module
 from refinery.records import Example, digest
-from trainers.params import TrainParams
+from refinery.spec_types import added_later, marked
+from trainers.params import WATCHING, TrainParams
 
 if TYPE_CHECKING:
     from refinery.store import Store
@@ -44,6 +45,8 @@ class TrainJob:
     role: Literal["final", "tuning"] = "final"
     revision: str | None = None
     trust_remote_code: bool = False
+    extra: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    """Further rows, by the parameter that names their step or source (a StepName: `replay`, `prompts`)."""
 
 
 def rows_digest(examples: Sequence[Example]) -> str:
@@ -53,16 +56,19 @@ def rows_digest(examples: Sequence[Example]) -> str:
 
 def configuration(job: TrainJob) -> dict[str, Any]:
     """All that shapes the weights. Two jobs with the same configuration are the same training; how often it is saved
-    on the way is not part of it."""
-    return {
+    and probed on the way is not part of it, nor what the step is called whose rows come along."""
+    named = {str(path[0]) for path, _ in marked(job.params, "step")}
+    found = {
         "method": job.method,
         "method_version": module(METHODS, job.method).VERSION,
-        "params": job.params.model_dump(mode="json", exclude={"save_every"}),
+        "params": job.params.model_dump(mode="json", exclude=WATCHING | added_later(job.params) | named),
         "seed": job.seed,
         "data": job.data_fingerprint,
         "rows_digest": rows_digest(job.examples),
         "base": job.base_identity,
     }
+    extra = {name: rows_digest(job.extra[name]) for name in sorted(named - WATCHING)}
+    return {**found, "extra": extra} if extra else found
 
 
 def fingerprint(job: TrainJob) -> str:

@@ -1,10 +1,13 @@
 """Parameters that every training method shares. Light: nothing here imports torch."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from refinery.spec_types import OpParams
+from refinery.spec_types import Later, OpParams, StepName
+
+WATCHING = frozenset({"save_every", "report_to", "probe_every", "probe_prompts", "probe_rows"})
+"""Parameters that shape no weights, and so are no part of a checkpoint's identity."""
 
 
 class LoraParams(BaseModel):
@@ -49,6 +52,14 @@ class TrainParams(OpParams):
     gradient_checkpointing: bool = False
     save_every: int = Field(100, ge=1)
     """Optimiser steps between two checkpoints: what an interruption can cost at most."""
+    report_to: Annotated[list[Literal["tensorboard", "wandb", "mlflow", "trackio"]], Later] = []
+    """Run trackers that get every step's metrics besides the store; none unless they are named."""
+    probe_every: Annotated[int | None, Later] = Field(None, ge=1)
+    """Optimiser steps between two probes of the divergence from the model before training; None probes never."""
+    probe_prompts: Annotated[StepName | None, Later] = None
+    """The step whose first prompts are probed; those of the training rows where it is left out."""
+    probe_rows: Annotated[int, Later] = Field(32, ge=1)
+    """How many prompts a probe answers."""
 
     @field_validator("lora", mode="before")
     @classmethod

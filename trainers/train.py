@@ -14,6 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -95,20 +96,27 @@ def _claim(job: TrainJob, folder: Path) -> None:
 
 def _prepare(job: TrainJob, folder: Path) -> Run:
     from refinery.models.transformers import load
-    from trainers.data import order, prepare, steps
+    from trainers import data
 
     params = job.params
     wide = params.lora is None or params.dtype == "float32"
     model, tokenizer = load(
         job.model, "float32" if wide else "auto", revision=job.revision, trust_remote_code=job.trust_remote_code
     )
-    prepared = prepare(
-        job.examples, tokenizer, max_length=params.max_length, teacher_prompt=getattr(params, "teacher_prompt", None)
-    )
-    total = steps(len(prepared.rows), params.epochs, params.batch_size, params.max_steps)
-    places = order(len(prepared.rows), total * params.batch_size, job.seed)
-    arguments = _arguments(job, folder, total, on_gpu=model.device.type == "cuda")
-    return Run(job, model, tokenizer, prepared, places, arguments, _adapter(job))
+    method = module(METHODS, job.method)
+    if hasattr(method, "prepare"):
+        prepared = method.prepare(job, tokenizer)
+    else:
+        teacher_prompt = getattr(params, "teacher_prompt", None)
+        prepared = data.prepare(job.examples, tokenizer, max_length=params.max_length, teacher_prompt=teacher_prompt)
+    notes: dict[str, Any] = {}
+    if hasattr(method, "plan"):
+        plan, notes = method.plan(job, prepared, tokenizer)
+    else:
+        plan = data.plan(prepared.rows, params, job.seed)
+    arguments = _arguments(job, folder, plan.steps, on_gpu=model.device.type == "cuda")
+    prepared = replace(prepared, rows=plan.rows)
+    return Run(job, model, tokenizer, prepared, plan.places, arguments, _adapter(job), notes)
 
 
 def _arguments(job: TrainJob, folder: Path, total: int, on_gpu: bool) -> dict[str, Any]:

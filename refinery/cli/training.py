@@ -15,6 +15,7 @@ from refinery.models import identity
 from refinery.models.transformers import resolve
 from refinery.records import Example
 from refinery.spec import SOURCE, EvaluateSpec, MethodSpec, ModelSpec, Spec
+from refinery.spec_types import marked
 from refinery.steps import data_fingerprint
 from refinery.store import Store
 from trainers.params import TrainParams
@@ -72,10 +73,11 @@ class Training:
 
     def _job(self, name: str, method: MethodSpec, point: dict[str, Any], seed: int, role: Role) -> TrainJob:
         step = self.steps[method.data]
+        params = cast(TrainParams, type(method.params).model_validate({**method.params.model_dump(), **point}))
         return TrainJob(
             name=name,
             method=method.method,
-            params=cast(TrainParams, type(method.params).model_validate({**method.params.model_dump(), **point})),
+            params=params,
             seed=seed,
             model=self.spec.model,
             base_identity=_base_identity(self.spec),
@@ -87,6 +89,7 @@ class Training:
             role=role,
             revision=self.spec.revision,
             trust_remote_code=self.spec.trust_remote_code,
+            extra={str(path[0]): self._rows(named, "train") for path, named in marked(params, "step")},
         )
 
     def _rows(self, step: str, split: str) -> list[Example]:
