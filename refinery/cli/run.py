@@ -12,7 +12,6 @@ from refinery import catalog
 from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
-from refinery.errors import UserError
 from refinery.graph import StepResult, run_graph, step_fingerprints
 from refinery.records import digest
 from refinery.spec import SOURCE, Spec
@@ -109,21 +108,19 @@ def _reasons(lost: Mapping[tuple[str, str], int]) -> str:
 
 
 def _diagnose(spec: Spec, store: Store, progress: Progress) -> None:
-    """Measure every refined step, for the report; what stands is not measured again."""
-    from refinery import diagnostics
-    from refinery.encoder import Encoder
-    from refinery.vectors import StoredEncoder
+    """Measure what refining did, for the report; what stands is not measured again."""
+    from refinery.cli.diagnose import Work
 
-    known = step_fingerprints(spec, store)
-    steps = [known[name] for name in spec.graph if store.step(known[name])]
-    tools: dict[str, Any] = {}
-    try:
-        tools["encoder"] = StoredEncoder(Encoder(), store)
-    except UserError as error:
-        progress.note(f"diagnostics without embeddings: {error}")
-    for number, fingerprint in enumerate(steps, 1):
-        diagnostics.run(store, fingerprint, **tools)
-        progress.update("diagnostics", number, len(steps))
+    found = {name: store.step(fingerprint) for name, fingerprint in step_fingerprints(spec, store).items()}
+    steps = {name: {**row, "name": name} for name, row in found.items() if row}
+    work = Work(store, spec, steps)
+    if not steps.keys() & spec.graph.keys():
+        return
+    pairs = work.pairs(None)
+    for number, (raw, refined) in enumerate(pairs):
+        progress.update("diagnostics", number, len(pairs), f"{raw} and {refined}")
+        work.compare(raw, refined, "", 0, 0)
+    progress.update("diagnostics", len(pairs), len(pairs))
 
 
 def train(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
