@@ -19,6 +19,7 @@ from refinery.steps import (
     Step,
     StoredTable,
     again,
+    answered,
     forget_downstream,
     handed_on,
     is_complete,
@@ -118,6 +119,7 @@ class Runner:
             if step.is_table:
                 self.ran = total
                 await run_table(step, self.store, self.run_id, self.ctx, self._table_progress)
+                self.state.done = total
             else:
                 await self._run_rows(stale, todo)
             self._tell(last=True)
@@ -144,9 +146,12 @@ class Runner:
     def _check(self, total: int) -> None:
         """RuntimeError where a row was lost: every row that goes in has exactly one outcome."""
         known = tally(self.store, self.step.fingerprint)
-        accounted = known.rows - sum(n for (action, _), n in known.counts.items() if action == "created")
+        outcomes = known.rows - sum(n for (action, _), n in known.counts.items() if action == "created")
+        accounted = answered(self.store, self.step)
         if accounted != total:
             raise RuntimeError(f"step {self.step.name}: {total} rows in, {accounted} accounted for")
+        if outcomes != total:
+            raise RuntimeError(f"step {self.step.name}: {outcomes - total} outcomes of rows that it was not given")
 
     # ---- row steps
 

@@ -168,6 +168,13 @@ def handed_on(store: Store, fingerprints: Sequence[str]) -> int:
     return int(store.query(sql, [list(fingerprints)])[0]["n"])
 
 
+def answered(store: Store, step: Step) -> int:
+    """Rows handed on to the step that have an outcome, transient or not."""
+    sql = f"""SELECT count(DISTINCT example_id) AS n FROM ({HANDED_ON}) WHERE example_id IN
+              (SELECT example_id FROM outcomes WHERE step = ? AND action <> 'created')"""
+    return int(store.query(sql, [step.reads, step.fingerprint])[0]["n"])
+
+
 def not_done(store: Store, step: Step) -> int:
     """Rows handed on to the step that have no outcome yet, or a transient one."""
     sql = f"""SELECT count(DISTINCT example_id) AS n FROM ({HANDED_ON}) WHERE example_id NOT IN
@@ -210,9 +217,8 @@ def forget_downstream(store: Store, fingerprint: str, example_ids: Iterable[str]
         later = {row["fingerprint"] for row in rows if stale & set(row["upstream"])} - stale
         stale |= later
         grew = bool(later)
-    sql = "SELECT count(*) AS n FROM outcomes WHERE step = ? AND example_id IN (SELECT unnest(?::VARCHAR[]))"
     for row in rows:
-        if row["fingerprint"] in stale - {fingerprint} and store.query(sql, [row["fingerprint"], ids])[0]["n"]:
+        if row["fingerprint"] in stale - {fingerprint}:  # without outcomes of these rows, too: it may get them now
             store.replace("steps", [{**row, "status": "running", "finished_at": None}], ["fingerprint"])
             if not _is_table(row["op"]):
                 store.delete_outcomes(row["fingerprint"], ids)

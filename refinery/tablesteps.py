@@ -31,8 +31,8 @@ async def run_table(step: Step, store: Store, run_id: str, ctx: Context, progres
             progress(position + 1)
             batch = []
     store.add_outcomes(draft, batch)
-    differing = [row["example_id"] for row in store.query(_DIFFERING, [step.fingerprint, draft])]
-    forget_downstream(store, step.fingerprint, differing)
+    differing = store.query(f"{_DIFFERING} UNION {_NEW}", [step.fingerprint, draft, draft, step.fingerprint])
+    forget_downstream(store, step.fingerprint, [row["example_id"] for row in differing])
     store.rename_outcomes(draft, step.fingerprint)
 
 
@@ -41,6 +41,10 @@ _DIFFERING = """
         SELECT 1 FROM outcomes n WHERE n.step = ? AND n.example_id = o.example_id AND n.position = o.position
         AND n.body IS NOT DISTINCT FROM o.body AND n.response IS NOT DISTINCT FROM o.response
         AND n.candidates IS NOT DISTINCT FROM o.candidates AND n.fell_back IS NOT DISTINCT FROM o.fell_back)
+"""
+_NEW = """
+    SELECT n.example_id FROM outcomes n WHERE n.step = ?
+    AND n.example_id NOT IN (SELECT example_id FROM outcomes WHERE step = ?)
 """
 
 
