@@ -88,8 +88,10 @@ class ModelSpec(Section):
 
     @property
     def scores_text(self) -> bool:
-        """Whether it gives likelihoods."""
-        return self.backend != "openai" or self.likelihood is not None
+        """Whether it gives likelihoods. vLLM 0.31 breaks off when it scores a prompt with an adapter."""
+        if self.backend == "vllm":
+            return self.adapter is None
+        return self.backend == "transformers" or self.likelihood is not None
 
     @property
     def template_options(self) -> dict[str, Any]:

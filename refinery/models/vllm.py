@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -145,7 +146,11 @@ class VllmServer:
         raise UserError(f"{self.place}: vllm serve did not come up within {START:g} s; {self._last_lines()}")
 
     def _last_lines(self) -> str:
-        lines = self.log.read_text("utf-8", "replace").strip().splitlines()[-LAST_LINES:]
+        whole = self.log.read_text("utf-8", "replace").strip().splitlines()
+        telling = [line for line in whole if re.search(r"\w(Error|Exception): ", line)]
+        lines = whole[-LAST_LINES:]
+        if telling and not set(telling) & set(lines):  # the end is only what was cleared away afterwards
+            lines = [*telling[-2:], *lines[-2:]]
         return f"the end of {self.log}: " + " | ".join(line.strip() for line in lines)
 
 
@@ -173,6 +178,11 @@ class VllmModel:
         return await (await self._started()).generate_named(prompt, sampling, name)
 
     async def loglikelihood(self, messages: list[Message], continuation: str) -> Likelihood:
+        if self.spec.adapter:
+            raise UserError(
+                f"{self.place}: vLLM's engine fails at scoring text with an adapter; take backend: transformers for "
+                "it, or merge the adapter into the weights"
+            )
         return await (await self._started()).loglikelihood(messages, continuation)
 
     async def user_slot(self) -> str:

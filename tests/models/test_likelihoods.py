@@ -219,4 +219,14 @@ def test_vllm_says_and_scores_as_transformers_does(small_vllm: None) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_vllm_takes_an_adapter(small_vllm: None, adapter: Path) -> None:
-    agree(run(vllm(adapter=str(adapter)), score), run(transformers(adapter=str(adapter)), score), 1e-3)
+    said = run(vllm(adapter=str(adapter)), talk)
+    here = run(transformers(adapter=str(adapter)), talk)
+    assert [getattr(each, "text", each) for each in said] == [getattr(each, "text", each) for each in here]
+    plain = run(transformers(), talk)
+    assert [getattr(each, "text", each) for each in said] != [getattr(each, "text", each) for each in plain]
+
+
+def test_scoring_with_an_adapter_on_vllm_is_refused(adapter: Path) -> None:
+    with pytest.raises(UserError, match="fails at scoring text with an adapter"):
+        run(vllm(adapter=str(adapter)), score)
+    assert not vllm(adapter=str(adapter)).scores_text and vllm().scores_text
