@@ -7,7 +7,7 @@ import math
 import random
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,12 +74,19 @@ class _Texts:
 
 
 def prepare(
-    examples: Sequence[Example], tokenizer: Any, *, max_length: int, teacher_prompt: str | None = None
+    examples: Sequence[Example],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    teacher_prompt: str | None = None,
+    shown: Mapping[str, Mapping[str, Any]] | None = None,
+    answered: bool = True,
 ) -> Prepared:
     """Rows that can be trained on, in the order of `examples`.
 
-    `teacher_prompt` is a template over an example's fields; it replaces the words of the last user turn. Prompt and
-    answer are tokenised apart and put together, as they are when a model answers. UserError where the tokenizer has no
+    `teacher_prompt` is a template over an example's fields, or over what `shown` has under its id; it replaces the
+    words of the last user turn. Without `answered` a row needs no response. Prompt and answer are tokenised apart and
+    put together, as they are when a model answers. UserError where the tokenizer has no
     chat template, where a few rows' trained tokens do not decode to response + end token, or where no row is left.
     """
     end = ending(tokenizer)
@@ -87,9 +94,10 @@ def prepare(
     texts = _Texts()
     for example in examples:
         try:
-            if not example.response:
+            if answered and not example.response:
                 raise RowError("empty_response")
-            teacher = teacher_messages(example, teacher_prompt) if teacher_prompt else None
+            fields = shown[example.id] if shown else example.fields()
+            teacher = teacher_messages(example, teacher_prompt, fields) if teacher_prompt else None
         except RowError as error:
             dropped[error.reason] += 1
             continue
@@ -119,9 +127,10 @@ def prompt_ids(examples: Sequence[Example], tokenizer: Any, *, max_length: int) 
     return short
 
 
-def teacher_messages(example: Example, template: str) -> list[Message]:
-    """The example's chat with the last user turn replaced by the rendered template. RowError where that fails."""
-    content = render(template, example.fields())
+def teacher_messages(example: Example, template: str, fields: Mapping[str, Any]) -> list[Message]:
+    """The example's chat with the last user turn replaced by the template rendered from `fields`. RowError where that
+    fails."""
+    content = render(template, fields)
     last = max((i for i, m in enumerate(example.prompt) if m["role"] == "user"), default=None)
     if last is None:
         raise RowError("template_error", "the prompt has no user turn")
