@@ -6,11 +6,14 @@ first replays whatever files a killed one left. A row that stands in both is wri
 changes nothing. (A power cut may lose the last rows: they are not forced to disk one by one. They are asked again.)
 """
 
+import contextlib
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import orjson
@@ -58,7 +61,7 @@ class Journal:
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._digests: dict[str, _Digests] = {}
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._number = 0
         self._failure: UserError | None = None
         self._stop = threading.Event()
@@ -157,17 +160,16 @@ class Journal:
         except UnicodeEncodeError as error:
             raise RowError("invalid_text", str(error)) from None
         with self._lock:
+            self._rows[table][key] = row  # the store may have room where the journal has none
+            if table in self._digests:
+                self._digests[table].add(key[0])
             try:
                 if self._file is None:
                     self._number += 1
-                    self._file = self._path(self._number).open("ab")
-                self._file.write(text + b"\n")
-                self._file.flush()
+                    self._file = self._path(self._number).open("ab", buffering=0)
+                _write_whole(self._file, text + b"\n")
             except OSError as error:
                 raise UserError(f"{self.store.path}: cannot write its journal ({error.strerror})") from error
-            self._rows[table][key] = row
-            if table in self._digests:
-                self._digests[table].add(key[0])
         if self._failure:
             raise self._failure
 
@@ -185,6 +187,18 @@ class Journal:
     def _files(self) -> list[Path]:
         found = self.store.path.parent.glob(f"{self.store.path.name}.journal.*")
         return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
+
+
+def _write_whole(file: FileIO, line: bytes) -> None:
+    """All of it or, where the disk is full, nothing: a line behind a torn one would be lost with it."""
+    size, left = os.fstat(file.fileno()).st_size, memoryview(line)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(size)
+        raise
 
 
 def _shallow(record: Outcome | Example) -> Row:
