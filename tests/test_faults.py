@@ -14,6 +14,7 @@ import pytest
 
 from refinery.errors import UserError
 from refinery.graph import plan
+from refinery.journal import Journal
 from refinery.models import pace
 from refinery.store import Store
 from tests.cli_tools import call
@@ -351,6 +352,18 @@ def test_a_full_disk(tmp_path, monkeypatch, megabytes):
             goes_on_when_there_is_space(project, server, process)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_journal_that_cannot_be_written(tmp_path, monkeypatch, calm):
+    """The disk is full for the journal before it is for the store."""
+    with Faulty() as server:
+        project = Project(tmp_path, server.url, ROWS)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "_path", lambda self, number: Path("/dev/full"))
+            with pytest.raises(UserError, match=r"cannot write its journal \(No space left on device\)"):
+                project.run()
+        project.run()
+        assert project.rows() == calm[0] and asked_again(server) <= IN_FLIGHT
 
 
 def test_two_runs_at_once_on_one_store(tmp_path, calm):

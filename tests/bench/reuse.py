@@ -67,6 +67,8 @@ TABLES = (
 )
 """The first word of a prompt is the name of the step that asks."""
 
+BETWEEN = '  between: {op: rewrite, from: agrees, model: writer, prompt: "between {{ response }}"}\n'
+
 Change = Callable[["Project"], "Project"]
 
 
@@ -144,9 +146,7 @@ ONLY: dict[str, dict[str, Change]] = {
         "a step added behind": lambda p: replace(
             p, graph=p.graph + '  more: {op: rewrite, from: fused, model: writer, prompt: "more {{ response }}"}\n'
         ),
-        "a step added between": lambda p: p.but("from: agrees", "from: between").but(
-            "  fused:", '  between: {op: rewrite, from: agrees, model: writer, prompt: "between {{ response }}"}\n  fused:'
-        ),
+        "a step added between": lambda p: p.but("from: agrees", "from: between").but("  fused:", f"{BETWEEN}  fused:"),
         "a step taken out": but("from: agrees", "from: gated"),
     },
     ENCODED: {"the gate: min_cosine 0.25": but("0.3", "0.25"), "the gate: min_cosine 0.35": but("0.3", "0.35")},
@@ -265,8 +265,8 @@ def table(graph: str, rows: int) -> Iterator[str]:
             low, high, asked = result.at_least, result.at_most, result.asked.total()
             span = f"{low}" if low == high else f"{low} to {high}"
             exact = result.asked == result.needed and not result.unforeseen and low <= asked <= high
-            same = result.rows == result.fresh_rows
-            yield f"| {name} | {span} | {asked} | {result.fresh} | {'yes' if exact else 'NO'} | {'yes' if same else 'NO'} |"
+            marks = ["yes" if good else "NO" for good in (exact, result.rows == result.fresh_rows)]
+            yield f"| {name} | {span} | {asked} | {result.fresh} | {' | '.join(marks)} |"
 
 
 def main() -> None:
