@@ -41,7 +41,8 @@ class WriterParams(RowParams):
     max_tokens: int = Field(1024, ge=1)
     """A text cut at this length is refused as cut_off: a model trained on it would learn to stop midway."""
     banned: tuple[str, ...]
-    """Phrases that give away that a reference was shown. See `usable`."""
+    """Phrases that give away that a reference was shown: refused as whole words in any case, unless the question or the
+    reference holds them too."""
     banned_starts: Annotated[tuple[str, ...], Later] = ()
     """Phrases with which a text may not begin; elsewhere in it they are allowed."""
     prefill: Annotated[Template | None, Later] = None

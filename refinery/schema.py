@@ -105,6 +105,25 @@ def _grids(train: Json, methods: list[Json]) -> None:
 
 # -- descriptions from the docstrings under fields --------------------------------------------------------------------
 
+COMMON = {
+    "banned": "Phrases that a text may not hold, in any case, unless the question or the reference does.",
+    "check": "The rule by which an answer agrees with the reference.",
+    "encoder": "A sentence encoder: the packaged all-MiniLM-L6-v2, a folder, or a hub id.",
+    "fallback": "What becomes of a row that the step decides against: the reference comes back, or the row goes.",
+    "judges": "Names under models.",
+    "max_tokens": "Of a reply; one that is cut off there is refused.",
+    "model": "Who writes: a name under models.",
+    "prompt": "The user turn that is sent.",
+    "revision": "Of the model or data set on the hub: a branch, a tag or a commit.",
+    "seed": "Of every choice by chance.",
+    "system": "Sent as the system message.",
+    "temperature": "0 takes the likeliest token each time.",
+    "top_k": "Tokens to sample from, the likeliest ones; 0 is no limit.",
+    "top_p": "Samples among the likeliest tokens that make up this share of the probability.",
+    "trust_remote_code": "Lets the model's repository run its own Python code.",
+}
+"""What a parameter of that name means wherever no docstring of its own says it."""
+
 
 def _reachable(models: list[type[BaseModel]]) -> list[type[BaseModel]]:
     """The models and all that their fields mention."""
@@ -121,9 +140,7 @@ def _reachable(models: list[type[BaseModel]]) -> list[type[BaseModel]]:
 
 def _describe(model: type[BaseModel], definitions: dict[str, Json]) -> None:
     """Put the docstring under each field into its `description`."""
-    texts: dict[str, str] = {}
-    for cls in reversed([c for c in model.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]):
-        texts |= field_docstrings(cls)
+    texts = meanings(model)
     for name, definition in definitions.items():
         ours = name == model.__name__ or name.replace("__", ".") == f"{model.__module__}.{model.__qualname__}"
         if not ours:
@@ -131,6 +148,14 @@ def _describe(model: type[BaseModel], definitions: dict[str, Json]) -> None:
         for field, info in model.model_fields.items():
             if field in texts:
                 definition["properties"][info.alias or field]["description"] = texts[field]
+
+
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """Field name to what it means, from the class and those it inherits from."""
+    texts = {name: COMMON[name] for name in model.model_fields if name in COMMON}
+    for cls in reversed([c for c in model.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]):
+        texts |= field_docstrings(cls)
+    return texts
 
 
 def field_docstrings(cls: type) -> dict[str, str]:

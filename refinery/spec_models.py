@@ -32,7 +32,9 @@ class Price(Section):
     """USD per million tokens."""
 
     input: NonNegativeFloat
+    """Of the prompt."""
     output: NonNegativeFloat
+    """Of what is written."""
 
 
 class ModelSpec(Section):
@@ -42,6 +44,7 @@ class ModelSpec(Section):
     """transformers runs in this process; vllm starts `vllm serve` on this machine for the run; openai asks any
     OpenAI-compatible server (one that is up already, a provider)."""
     model: str = ""
+    """A hub id or a folder, or the name under which the server knows it; the spec's own model where it is left out."""
     adapter: str | None = None
     """A LoRA adapter's folder (peft), put on `model`; backends transformers and vllm."""
     base_url: str | None = None
@@ -59,9 +62,11 @@ class ModelSpec(Section):
     total_timeout: PositiveFloat | None = None
     """Seconds for a request with all its tries and the waits between them."""
     retries: int = Field(default=8, ge=0)
+    """Tries after the first, with growing waits."""
     patience: PositiveFloat = 120.0
     """Seconds for which servers that have answered before may be away without the run ending."""
     price: Price | None = None
+    """For plan and budget; a cost is unknown without it."""
     budget: PositiveFloat | None = None
     """USD that one run may spend on this model; needs a price. What is on the wire when it is reached is still paid."""
     likelihood: Literal["prompt_logprobs", "echo"] | None = None
@@ -73,8 +78,11 @@ class ModelSpec(Section):
     args: list[str] = []
     """Further arguments of `vllm serve`: ["--enforce-eager", "--max-model-len=4096"]."""
     dtype: str = "auto"
+    """float32, bfloat16 or float16; with transformers auto is bfloat16 on a GPU and float32 without one."""
     device: str = "auto"
+    """transformers: cpu, cuda, cuda:1; auto takes a GPU where there is one."""
     batch_size: PositiveInt = 32
+    """transformers: requests that are run together."""
     max_context: PositiveInt | None = None
     """Tokens of prompt and answer together; the model's own limit where it is left out."""
     revision: str | None = None
@@ -112,9 +120,13 @@ class SplitSpec(Section):
     """
 
     train: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rows."""
     validation: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the rows."""
     test: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the rows."""
     by: str | None = None
+    """A column: rows of one value stay together."""
     seed: int | None = None
     """The spec's seed where it is left out."""
 
@@ -172,7 +184,9 @@ class SourceSpec(Section):
     prompt: Template | None = None
     """The user turn, over the row's columns: "{{ question }}"."""
     answer: Template | None = None
+    """The reference answer, over the row's columns."""
     system: Template | None = None
+    """A system turn before the user's."""
     on_bad_row: Literal["refuse", "drop"] = "refuse"
     """refuse stops and lists the bad rows; drop leaves them out, each counted with its reason."""
     split: SplitSpec = Field(default_factory=SplitSpec)
@@ -213,6 +227,7 @@ class SelectSpec(Section):
     """How an answer to a validation item is judged when tuned settings are chosen (refinery/checks.py)."""
 
     check: Kind = "contains"
+    """The rule that compares a validation answer with the reference."""
     of: Template | None = None
     """What the answer must agree with, over the row's columns; the reference answer where it is left out."""
     limit: PositiveInt | None = None
@@ -232,12 +247,14 @@ class TrainSpec(Section):
     data: str = ""
     """The step whose rows the methods learn from, or "source"; the graph's last step where it is left out."""
     seeds: list[int] = Field(default=[0], min_length=1)
+    """Every method is trained once for each."""
     tune: dict[str, list[Any]] = {}
     """A grid that every method runs over on the first seed; the best validation score decides."""
     select: SelectSpec = Field(default_factory=SelectSpec)
     defaults: dict[str, Any] = {}
     """Parameters of every method that has them; a method's own value wins."""
     methods: dict[Name, MethodSpec] = Field(min_length=1)
+    """Name to method, as the report will call it."""
 
 
 class EvaluateSpec(Section):
@@ -248,7 +265,9 @@ class EvaluateSpec(Section):
     general: list[str] = []
     """What should not be forgotten."""
     batch_size: PositiveInt = 64
+    """Items that are run together."""
     max_tokens: PositiveInt = 512
+    """Of a written answer."""
     limit: PositiveInt | None = None
     """Only the first items of each benchmark."""
     allow_code: bool = False

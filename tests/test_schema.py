@@ -75,6 +75,6 @@ def test_every_parameter_of_every_op_and_method_is_offered(validator: jsonschema
 
 
 def test_fields_carry_the_docstring_under_them() -> None:
-    assert schema.field_docstrings(ModelSpec)["timeout"] == "Seconds per request."
+    assert schema.field_docstrings(ModelSpec)["timeout"] == "Seconds per try."
     definition = json.loads(SCHEMA.read_text("utf-8"))["$defs"]["ModelSpec"]["properties"]["timeout"]
-    assert definition["description"] == "Seconds per request." and "title" not in definition
+    assert definition["description"] == "Seconds per try." and "title" not in definition

@@ -105,12 +105,18 @@ def retry(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="The reference for people instead.")] = False,
+) -> None:
     """Print the JSON Schema of a spec, for editors."""
     import json
 
     from refinery.schema import json_schema
 
+    if markdown:
+        from refinery.reference import markdown as reference
+
+        return typer.echo(reference(), nl=False)
     typer.echo(json.dumps(json_schema(), indent=2))
 
 

@@ -77,6 +77,7 @@ _RULES: dict[str, tuple[str, ...]] = {
 
 class Params(WriterParams):
     rule: Annotated[Literal["rounds", "concatenate", "pick", "template"], Later] = "rounds"
+    """How the one is made of the two."""
     text: Annotated[Template | None, Later] = None
     """What the rules concatenate and template write; concatenate's own is the reasoning, an empty line, the final."""
     cut: Annotated[Literal["line", "sentence", "nothing"], Later] = "line"
@@ -86,12 +87,14 @@ class Params(WriterParams):
     among: Annotated[Literal["candidates", "reference_and_candidates"], Later] = "candidates"
     """What pick chooses from. Of equals the earlier wins, the reference first."""
     against: Annotated[Template, Later] = "{{ answer }}"
+    """The text that pick by similarity compares with."""
     encoder: Annotated[EncoderName, Later] = "all-MiniLM-L6-v2"
     most: Annotated[int, Field(ge=1, le=64), Later] = 8
     """The first so many candidates of a row are looked at by pick."""
     prompt: Template = PROMPT
     banned: tuple[str, ...] = BANNED
     rounds: int = Field(3, ge=1, le=64)
+    """Fusions sampled at most."""
     judges: tuple[Judge, ...] = Field(("answer_and_likelihood",), min_length=1)
     """Programs by name, models as {model: name, prompt: template}. The paper uses several models."""
     judge_model: ModelName | None = None

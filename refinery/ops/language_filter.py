@@ -44,6 +44,7 @@ class Params(RowParams):
     among: tuple[Code, ...] = ()
     """The languages that may occur at all; all that the library knows where left out."""
     min_confidence: float = Field(0.5, gt=0, le=1)
+    """Below it the language counts as not known."""
     min_letters: int = Field(20, ge=1)
     """Texts with fewer letters, less code, links and formulas, have no known language."""
     unknown: Literal["keep", "refuse"] = "keep"

@@ -22,10 +22,13 @@ class Params(RowParams):
     model: ModelName | None = None
     """With unit: tokens, whose tokenizer counts. Its weights are not loaded."""
     min: int | None = Field(None, ge=0)
+    """Shortest length that passes, in `unit`."""
     max: int | None = Field(None, ge=0)
+    """Longest."""
     min_ratio: float | None = Field(None, ge=0)
     """Length over the reference's, in the same unit."""
     max_ratio: float | None = Field(None, ge=0)
+    """Its upper bound."""
     against: Template = "{{ answer }}"
     """The reference for the ratio."""
     fallback: Fallback = "answer"

@@ -49,6 +49,7 @@ class Params(RowParams):
     required: tuple[str, ...] = ()
     """Phrases that a text must all hold."""
     required_patterns: tuple[str, ...] = ()
+    """Regular expressions that must all match somewhere."""
     unless_given: bool = True
     """A banned phrase, start or pattern that the question or the reference holds too is their subject and passes, and
     so does a refusal where the reference refuses. With false, what is banned is banned."""
@@ -57,6 +58,7 @@ class Params(RowParams):
     against: Template = "{{ answer }}"
     """What ROUGE-L and copying are measured against."""
     min_rouge_l: float | None = Field(None, ge=0, le=1)
+    """ROUGE-L, as for max_rouge_l: below it the text has little of the reference's wording."""
     max_rouge_l: float | None = Field(None, ge=0, le=1)
     """F1 of the longest common subsequence of words; 1 says word for word the same."""
     max_copied: float | None = Field(None, ge=0, le=1)

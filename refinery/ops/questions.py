@@ -78,6 +78,7 @@ class Params(TableParams):
     text: Template = "{{ text if text is defined and text else answer }}"
     """The article: a column, or the row's answer where there is no column `text`."""
     kinds: tuple[Kind, ...] = Field(("direct", "indirect"), min_length=1)
+    """Each is asked for on its own."""
     n: int = Field(3, ge=1, le=50)
     """Pairs asked for, of each kind."""
     prompt: Template = PROMPT

@@ -40,6 +40,7 @@ BELONGS = {
 
 class Params(RowParams):
     by: By = "similarity"
+    """What makes a candidate the best."""
     keep: int = Field(1, ge=1)
     """How many candidates stay, at most, best first."""
     encoder: EncoderName = "all-MiniLM-L6-v2"

@@ -71,12 +71,15 @@ class Params(WriterParams):
     preset: Literal["s3ft", "mind_the_gap", "selective_self_rehearsal"] = "s3ft"
     """A published order; what is written beside it wins."""
     stages: tuple[Stage, ...] = Field(("self", "paraphrase"), min_length=1)
+    """In the order in which they are tried."""
     samples: int = Field(1, ge=1, le=64)
     """Texts drawn in each stage that is reached, with sample indices 0 to samples - 1."""
     prompt: Template = "{{ question }}"
     """Of the stage self."""
     guided_prompt: Template = GUIDED
+    """Of the stage guided."""
     paraphrase_prompt: Template = rewrite.PARAPHRASE
+    """Of the stage paraphrase."""
     banned: tuple[str, ...] = rewrite.BANNED
     """Not in the stage self, which is shown no reference."""
     check: Kind = "last_word"
@@ -85,6 +88,7 @@ class Params(WriterParams):
     judge: ModelJudge | None = None
     """Accepts instead of `check`: a text passes with a grade of at least `min_score`."""
     min_score: float = Field(0.5, ge=0, le=1)
+    """The judge's grade from which on a text is accepted."""
     fallback: Fallback = "answer"
 
     @model_validator(mode="before")

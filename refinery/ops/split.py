@@ -25,6 +25,7 @@ READS = (1, 1)
 
 class Params(TableParams):
     validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the rows."""
     test: float = Field(0.0, ge=0, lt=1)
     """Shares of the rows; the rest stays in train."""
     by: Column | None = None

@@ -48,6 +48,7 @@ Input:"""
 
 class Params(TableParams):
     kind: Literal["magpie", "rehearsal"] = "magpie"
+    """How questions come about."""
     n: int = Field(ge=1)
     """Rows to make; fewer come out where max_tries does not give as many."""
     model: ModelName = "self"
@@ -76,7 +77,9 @@ class Params(TableParams):
     top_p: float = Field(0.95, gt=0, le=1)
     top_k: int = Field(0, ge=0)
     question_tokens: int = Field(256, ge=1)
+    """Of a question; one that is cut off there is refused."""
     answer_temperature: float = Field(0.0, ge=0)
+    """Of answers."""
     max_tokens: int = Field(1024, ge=1)
     """Of an answer; one that is cut off there is refused."""
     keep_rows: bool = False
