@@ -1,9 +1,9 @@
-"""How much the distillation term weighs against cross-entropy (RAFT, Eqs 11 and 12), in plain numbers."""
+"""How much the distillation term weighs against cross-entropy, in plain numbers."""
 
 import logging
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 LARGE = 100.0
 """A weight above this is warned of: as the divergence goes to zero, their ratio goes to infinity."""
@@ -11,13 +11,17 @@ LARGE = 100.0
 
 @dataclass
 class Balancer:
-    """λ, from moving averages of the two losses:
+    """λ of L = L_SFT + λ·L_KL; no gradient flows through it. With a_k the quantity that is balanced:
 
-        m_k(s) = β·m_k(s-1) + (1-β)·L_k(s)        m̂_k = m_k / (1-β^s)        λ = m̂_SFT / (m̂_KL + ε)
+        ema       m_k(s) = β·m_k(s-1) + (1-β)·a_k(s),  m̂_k = m_k / (1-β^s),  λ = m̂_SFT / (m̂_KL + ε),  a_k = L_k
+                  RAFT, Eqs 11 and 12: λ·L_KL is about as large as L_SFT whatever the two losses' scales, and λ of the
+                  first step is L_SFT / L_KL
+        gradient  the same with a_k = ‖∂L_k/∂W‖, W the last layer: equal losses need not have equal gradients
+        initial   λ = L_SFT(1) / (L_KL(1) + ε) for good
+        fixed     λ is `fixed`
 
-    so that λ·L_KL is about as large as L_SFT whatever the two losses' scales; λ of the first step is L_SFT / L_KL.
-    `update` belongs once to each optimiser step, with losses averaged over everything that the step sees: per
-    micro-batch, β would mean something else. No gradient flows through λ. With `fixed` set, λ is that number.
+    `update` belongs once to each optimiser step, with quantities of everything that the step sees: per micro-batch, β
+    would mean something else.
     """
 
     decay: float = 0.9
@@ -29,20 +33,21 @@ class Balancer:
     sft: float = 0.0
     kl: float = 0.0
     skipped: int = 0
-    """Steps with a loss that was not finite: they leave the averages as they are."""
+    """Steps with a quantity that was not finite: they leave the averages as they are."""
     large: int = 0
     """Steps whose λ was above LARGE."""
+    kind: Literal["ema", "initial", "gradient"] = "ema"
 
     def update(self, sft: float, kl: float) -> float:
-        """λ for the step whose mean losses are `sft` and `kl`."""
+        """λ for the step whose quantities are `sft` and `kl`."""
         if self.fixed is not None:
             return self.fixed
-        if math.isfinite(sft) and math.isfinite(kl):
+        if not (math.isfinite(sft) and math.isfinite(kl)):
+            self.skipped += 1
+        elif self.kind != "initial" or not self.steps:
             self.sft = self.decay * self.sft + (1 - self.decay) * sft
             self.kl = self.decay * self.kl + (1 - self.decay) * max(kl, 0.0)  # rounding can leave a zero below zero
             self.steps += 1
-        else:
-            self.skipped += 1
         weight = self.weight()
         if weight > LARGE:
             self.large += 1

@@ -1,71 +1,69 @@
-"""On-policy distillation from a teacher that is shown the answer: TRL's DistillationTrainer, subclassed once.
+"""Distillation along rollouts from a teacher that may see more than the student: TRL's trainer, subclassed once.
 
-TRL generates a rollout for every prompt of an optimiser step, buffers them and runs forward and backward passes micro
-batch by micro batch. Three of its methods are overridden (tests/trainers/test_trl_contract.py holds their shapes):
+    L = (1/A) Σ_answers Σ_t -log p(y_t | x, y_<t)  +  λ · L_KL
+    L_KL = (T²/R) Σ_rollouts w · (1/L) Σ_t D( q(· | c, z_<t), p(· | x, z_<t) )
 
-- `_tokenize_prompts`: prompts are token ids already.
-- `_generate_and_score_completions`: adds the teacher's hidden states along the rollouts and, where the step has more
-  than one micro batch, takes the step's λ before any of them is trained on.
-- `_compute_loss`: cross-entropy on the answer plus λ times the divergence along the rollout.
+x the student's prompt, c the teacher's, z a rollout of L tokens after the skipped ones, A answer tokens and R rollouts
+in the optimiser step, w a rollout's capped importance weight (1 for our own), D of trainers/divergences.py, λ of
+trainers/balance.py. `reduction: tokens` divides by all rollout tokens of the step instead of by L and R. Without
+supervision the first term is absent and λ is 1. No gradient flows through the sampling of z, but with the estimator
+rao_blackwell (after Amini et al., arXiv 2504.10637), which adds what the sampling of earlier tokens does to later ones:
+
+    (1/L) Σ_t log p(z_t) · sg( Σ_{s>t} D_s )          in the gradient alone; L counts as given
+
+TRL generates rollouts for every prompt of an optimiser step (trainers/rollouts.py), buffers them and runs forward and
+backward passes micro batch by micro batch. `_generate_and_score_completions` adds the teacher's hidden states and,
+where a step has several micro batches, takes λ before the first; `_compute_loss` is the loss.
 """
 
-import contextlib
-import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
-from trl import DistillationConfig, DistillationTrainer
+from transformers import TrainerCallback
 
-from refinery.errors import UserError
 from trainers.balance import Balancer
-from trainers.job import Run
 from trainers.loop import Loop
-from trainers.losses import Head, Tail, cross_entropy, distillation, sample_means
+from trainers.losses import cross_entropy, distillation, reward_to_go, sample_means
+from trainers.rollouts import Batch, Rollouts, Settings
+from trainers.teachers import Teacher, causal_model, check_head, frozen_copy, head_of, last_layer, teaching
 
-Batch = dict[str, Any]
-"""Lists with one entry per row: prompt, answer and rollout (token ids), teacher ((tokens, H) states); and two numbers
-of the whole optimiser step, answer_tokens and rows."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the divergence is."""
-
-    top_k: int
-    temperature: float
-    tail: Tail
+__all__ = ["ConditionedDistillation", "Settings", "causal_model", "check_head", "frozen_copy", "head_of", "teaching"]
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over a batch's rows, to be divided by the optimiser step's totals."""
+    """Sums over a batch, to be divided by the optimiser step's totals."""
 
     sft: Tensor
-    """Cross-entropy, summed over answer tokens."""
+    """Cross-entropy, over answer tokens."""
     kl: Tensor
-    """T² times each row's mean divergence, summed over rows."""
+    """T² times the divergence, over rollouts (their means) or over their tokens."""
     coverage: Tensor
     student_coverage: Tensor
-    """Each row's mean P and R, summed over rows."""
+    """P and R, likewise."""
 
     def stack(self) -> Tensor:
         return torch.stack([self.sft, self.kl, self.coverage, self.student_coverage]).detach()
 
 
-class ConditionedDistillation(Loop, DistillationTrainer):
-    """`teacher_model` is the frozen original, or None under LoRA, where the student with its adapter off is it."""
+class ConditionedDistillation(Loop, Rollouts):
+    """Every method that distils along rollouts, by its settings."""
 
-    def __init__(self, *, settings: Settings, balancer: Balancer, **options: Any):
-        super().__init__(**options)
-        self.settings, self.balancer = settings, balancer
+    def __init__(
+        self, *, settings: Settings, balancer: Balancer, teacher: Teacher, second_rate: float = 1.0, **options: Any
+    ):
+        super().__init__(settings=settings, teacher=teacher, **options)
+        self.balancer, self.second_rate = balancer, second_rate
         self.repeats = self.args.gradient_accumulation_steps
-        self._lambda = 0.0
-        if self.teacher_model is not None:
-            self.teacher_model.requires_grad_(False).eval()
+        self._lambda = 1.0 if balancer.fixed is None else balancer.fixed
+        self._seen: list[Tensor] = []
+        teacher.follow(self.accelerator.unwrap_model(self.model))
+        self.add_callback(_Follow(self))
+
+    # ---- checkpoints
 
     def extra_state(self) -> dict[str, Any]:
         return {**super().extra_state(), "balancer": self.balancer.state()}
@@ -74,209 +72,216 @@ class ConditionedDistillation(Loop, DistillationTrainer):
         super().restore(state)
         self.balancer = Balancer(**state["balancer"])
 
-    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return prompts, None, {}
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self.teacher.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.teacher.load(Path(checkpoint))
+
+    # ---- rollouts
+
+    @property
+    def _supervising(self) -> bool:
+        sft_steps = self.settings.sft_steps
+        return self.settings.supervised and (not sft_steps or self.state.global_step < sft_steps)
+
+    @property
+    def _distilling(self) -> bool:
+        return self.state.global_step >= self.settings.sft_steps
 
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
-        made = super()._generate_and_score_completions(inputs)
-        kept = made["completion_mask"].bool()
-        rollouts = [ids[mask].tolist() for ids, mask in zip(made["completion_ids"], kept, strict=True)]
+        rollouts = self._rollouts(inputs) if self._distilling else [[] for _ in inputs]
+        flat = [z for row in rollouts for z in row]
+        prompts = [row["teacher_prompt"] for row, zs in zip(inputs, rollouts, strict=True) for _ in zs]
         batch: Batch = {
             "place": torch.arange(len(inputs)),  # TRL takes the number of rows from the first value
             "prompt": [row["prompt"] for row in inputs],
-            "answer": [row["answer"] for row in inputs],
+            "answer": [row["answer"] if self._supervising else [] for row in inputs],
             "rollout": rollouts,
+            "teacher": _like(rollouts, self._teacher_states(prompts, flat)),
         }
-        batch["teacher"] = self._teacher_states([row["teacher_prompt"] for row in inputs], rollouts)
-        counts = [sum(len(row["answer"]) for row in inputs), len(inputs)]
-        totals = self.accelerator.reduce(torch.tensor(counts, device=self.accelerator.device), "sum")
-        batch |= {"answer_tokens": totals[0], "rows": totals[1], "num_items_in_batch": made["num_items_in_batch"]}
-        if self._window_is_split:
-            self._weigh(self._forecast(batch), batch)
+        if self._sampler is not None:
+            batch["sampler"] = _like(rollouts, self._sampler)
+        units = sum(len(self._kept(z)) for z in flat) if self.settings.by_tokens else len(flat)
+        counts = torch.tensor([sum(map(len, batch["answer"])), units], device=self.accelerator.device)
+        totals = self.accelerator.reduce(counts, "sum").clamp(min=1)
+        batch |= {"answer_tokens": totals[0], "units": totals[1]}
+        if self._foresees:
+            self._weigh(*self._forecast(batch), batch)
         return batch
 
+    def _kept(self, rollout: list[int]) -> list[int]:
+        return rollout[self.settings.skip_tokens :]
+
+    # ---- the step's weight of the divergence
+
     @property
-    def _window_is_split(self) -> bool:
-        """An optimiser step has more than one forward pass, so its λ must be known before the first of them."""
-        return self.args.gradient_accumulation_steps * self.accelerator.num_processes > 1
+    def _weighs(self) -> bool:
+        """λ is taken from this step's losses."""
+        return self._supervising and self._distilling and self.balancer.fixed is None
+
+    @property
+    def _foresees(self) -> bool:
+        """λ needs a pass of its own: the step has several forward passes, or it is the gradients that are compared."""
+        split = self.args.gradient_accumulation_steps * self.accelerator.num_processes > 1
+        return self._weighs and (split or self.balancer.kind == "gradient")
 
     def _micro_batches(self, rows: int) -> list[slice]:
         size = self.args.per_device_train_batch_size
         return [slice(start, start + size) for start in range(0, rows, size)]
 
-    @torch.no_grad()
-    def _forecast(self, batch: Batch) -> Tensor:
-        """This process's sums over the whole step, by one forward pass without gradient."""
+    def _forecast(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """This process's sums over the whole step, and where λ compares gradients those of both terms, (2, weights)."""
         student = self.accelerator.unwrap_model(self.model_wrapped)
-        parts = []
+        parts, gradients = [], []
         for rows in self._micro_batches(len(batch["prompt"])):
             micro = {key: value[rows] for key, value in batch.items() if isinstance(value, list)}
-            call = (self.model_wrapped, student, self._sums, student, micro)
-            parts.append(self._forward_redirection(*call).stack())
-        return torch.stack(parts).sum(0)
+            if self.balancer.kind == "gradient":
+                sums = self._sums(student, micro)
+                gradients.append(torch.stack([_gradient(term, student) for term in (sums.sft, sums.kl)]))
+            else:
+                with torch.no_grad():
+                    call = (self.model_wrapped, student, self._sums, student, micro)
+                    sums = self._forward_redirection(*call)
+            parts.append(sums.stack())
+        return torch.stack(parts).sum(0), torch.stack(gradients).sum(0) if gradients else None
 
-    def _weigh(self, sums: Tensor, batch: Batch) -> None:
-        """λ from the step's mean losses, and the step's metrics."""
+    def _weigh(self, sums: Tensor, gradients: Tensor | None, batch: Batch) -> None:
+        """λ from the step's mean losses or their gradients, and the step's metrics."""
         sums = self.accelerator.reduce(sums, "sum")
-        tokens, rows = batch["answer_tokens"], batch["rows"]
-        sft, kl, coverage, student_coverage = (sums / torch.stack([tokens, rows, rows, rows])).tolist()
-        self._lambda = self.balancer.update(sft, kl)
-        metrics = {"sft_loss": sft, "kl_loss": kl, "lambda": self._lambda, "coverage": coverage}
-        metrics |= {"teacher_tail": 1 - coverage, "student_tail": 1 - student_coverage}
+        totals = torch.stack([batch["answer_tokens"], batch["units"]])
+        quantities = sums[:2] / totals
+        if gradients is not None:
+            quantities = (self.accelerator.reduce(gradients, "sum") / totals[:, None]).norm(dim=-1)
+        self._lambda = self.balancer.update(*quantities.tolist())
+        self._record(sums, batch)
+
+    def _record(self, sums: Tensor, batch: Batch) -> None:
+        """Metrics of the step from its sums over all processes."""
+        tokens, units = batch["answer_tokens"], batch["units"]
+        sft, kl, coverage, student_coverage = (sums / torch.stack([tokens, units, units, units])).tolist()
+        metrics = {}
+        if self._supervising:
+            metrics["sft_loss"] = sft
+        if self._distilling:
+            metrics |= {"kl_loss": kl, "coverage": coverage}
+            metrics |= {"teacher_tail": 1 - coverage, "student_tail": 1 - student_coverage}
+        if self._supervising and self._distilling:
+            metrics["lambda"] = self._lambda
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Tensor:
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self._seen and len(self._seen) == self.args.gradient_accumulation_steps:
+            self._record(self.accelerator.reduce(torch.stack(self._seen).sum(0), "sum"), self._buffered_inputs[-1])
+            self._seen = []
+        return loss
+
+    # ---- the loss
+
     def _compute_loss(self, unwrapped_student: Any, inputs: Batch, num_items_in_batch: Any) -> tuple[Tensor, ...]:
         sums = self._sums(unwrapped_student, inputs)
-        if not self._window_is_split:
-            self._weigh(sums.stack(), inputs)
-        processes = self.accelerator.num_processes  # whose gradients are averaged, not summed
-        loss = sums.sft / inputs["answer_tokens"] + self._lambda * sums.kl / inputs["rows"]
+        if not self._weighs:
+            self._seen.append(sums.stack())
+        elif not self._foresees:
+            self._weigh(sums.stack(), None, inputs)
+        weight = self._lambda if self._supervising else 1.0
+        loss = sums.sft / inputs["answer_tokens"] + weight * sums.kl / inputs["units"]
         nothing = torch.zeros((), device=loss.device)  # TRL logs an entropy, which is not taken here
-        return loss * processes, nothing, nothing
+        return loss * self.accelerator.num_processes, nothing, nothing  # their gradients are averaged, not summed
 
     def _sums(self, student: Any, batch: Batch) -> Sums:
         """Both losses of a batch by one forward pass of the student: its prompts with the answers, then with the
-        rollouts."""
-        settings = self.settings
-        prompts, answers, rollouts = batch["prompt"], batch["answer"], batch["rollout"]
-        states = self._states(student, [*prompts, *prompts], [*answers, *rollouts])
-        targets = torch.tensor([token for answer in answers for token in answer], device=states.device)
+        rollouts. The skipped tokens of a rollout count to its prompt."""
+        asked = [(p, z) for p, zs in zip(batch["prompt"], batch["rollout"], strict=True) for z in zs]
+        answered = [(p, y) for p, y in zip(batch["prompt"], batch["answer"], strict=True) if y]
+        skip = self.settings.skip_tokens
+        prefixes = [*(p for p, _ in answered), *(p + z[:skip] for p, z in asked)]
+        rollouts = [z[skip:] for _, z in asked]
+        states = self._states(student, prefixes, [*(y for _, y in answered), *rollouts])
+        targets = torch.tensor([token for _, answer in answered for token in answer], device=states.device).long()
         along_answers, along_rollouts = states.split([len(targets), len(states) - len(targets)])
-        head = head_of(student)
+        nothing = states.sum() * 0.0 if not len(states) else states.new_zeros(()).float()
+        sft = kl = coverage = student_coverage = nothing
         with self.accelerator.autocast():
-            sft = cross_entropy(along_answers, head, targets).sum()
-            kl, coverage, student_coverage = distillation(
-                along_rollouts,
-                head,
-                torch.cat(batch["teacher"]).to(states.device),
-                head if self.teacher_model is None else head_of(self.accelerator.unwrap_model(self.teacher_model)),
-                top_k=settings.top_k,
-                temperature=settings.temperature,
-                tail=settings.tail,
-            )
-        lengths = [len(rollout) for rollout in rollouts]
-        means = [sample_means(values, lengths).sum() for values in (kl, coverage, student_coverage)]
-        return Sums(sft, settings.temperature**2 * means[0], means[1], means[2])
+            if answered:
+                sft = cross_entropy(along_answers, head_of(student), targets).sum()
+            if asked:
+                kl, coverage, student_coverage = self._along(student, along_rollouts, rollouts, batch)
+        return Sums(sft, kl, coverage, student_coverage)
+
+    def _along(self, student: Any, states: Tensor, rollouts: list[list[int]], batch: Batch) -> tuple[Tensor, ...]:
+        """The divergence and both coverages, summed as `reduction` says."""
+        how, head = self.settings.how, head_of(student)
+        tokens = torch.tensor([token for z in rollouts for token in z], device=states.device).long()
+        teacher = torch.cat([part for row in batch["teacher"] for part in row]).to(states.device)
+        value, *masses = distillation(states, head, teacher, self.teacher.head(student), how, tokens)
+        lengths = [len(z) for z in rollouts]
+        if how.estimator == "rao_blackwell":
+            log_p = -cross_entropy(states, self._sampling(head), tokens)
+            through = log_p * reward_to_go(value.detach(), lengths)
+            value = value + through - through.detach()
+        if self.settings.importance_cap is not None and "sampler" in batch:
+            value = value * self._importance(states, head, tokens, lengths, batch)
+        columns = [how.temperature**2 * value, *masses]
+        if self.settings.by_tokens:
+            return tuple(column.sum() for column in columns)
+        return tuple(sample_means(column, lengths).sum() for column in columns)
+
+    def _sampling(self, head: Any) -> Any:
+        """The head as rollouts are sampled from it."""
+        return head.at(self.settings.rollout_temperature)[0]
+
+    @torch.no_grad()
+    def _importance(self, states: Tensor, head: Any, tokens: Tensor, lengths: list[int], batch: Batch) -> Tensor:
+        """(N,) each rollout's mean of min(student / sampler, cap), at all of its tokens."""
+        skip = self.settings.skip_tokens
+        sampler = torch.tensor([v for row in batch["sampler"] for z in row for v in z[skip:]], device=states.device)
+        ratio = (-cross_entropy(states, self._sampling(head), tokens) - sampler).exp()
+        means = sample_means(ratio.clamp(max=self.settings.importance_cap), lengths)
+        return means.repeat_interleave(torch.tensor(lengths, device=states.device))
 
     @torch.no_grad()
     def _teacher_states(self, prompts: list[list[int]], rollouts: list[list[int]]) -> list[Tensor]:
         """Each rollout's (tokens, H) hidden states of the teacher. States and not logits: they are what fits."""
         wrapped = self.model_wrapped if self.teacher_model is None else self.teacher_model
-        model = self.accelerator.unwrap_model(wrapped)
+        skip = self.settings.skip_tokens
         found: list[Tensor] = []
-        with teaching(model, adapter_off=self.teacher_model is None):
+        with self.teacher.active(self.accelerator.unwrap_model(self.model_wrapped)) as model:
             for rows in self._micro_batches(len(prompts)):
-                call = (wrapped, model, self._states, model, prompts[rows], rollouts[rows])
-                states = self._forward_redirection(*call)
-                found += states.split([len(rollout) for rollout in rollouts[rows]])
+                kept = [z[skip:] for z in rollouts[rows]]
+                prefixes = [p + z[:skip] for p, z in zip(prompts[rows], rollouts[rows], strict=True)]
+                states = self._forward_redirection(wrapped, model, self._states, model, prefixes, kept)
+                found += states.split([len(z) for z in kept])
         return found
 
-    def _states(self, model: Any, prefixes: list[list[int]], continuations: list[list[int]]) -> Tensor:
-        """(N, H) hidden states that predict the continuations' tokens, row after row. Rows are padded on the right,
-        so positions count from each row's own start and need no correction, however long its prefix is."""
-        rows = [prefix + continuation for prefix, continuation in zip(prefixes, continuations, strict=True)]
-        width = max(map(len, rows))
-        device = self.accelerator.device
-        pad = self._tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-        ends = torch.tensor([len(row) for row in rows], device=device)[:, None]
-        starts = torch.tensor([len(prefix) for prefix in prefixes], device=device)[:, None]
-        place = torch.arange(width, device=device)[None]
-        with self.accelerator.autocast():
-            backbone = causal_model(model).base_model
-            mask = (place < ends).long()
-            states = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return states[(place >= starts - 1) & (place < ends - 1)]
+
+class _Follow(TrainerCallback):
+    """The teacher follows once per optimiser step; where the second phase begins the optimiser begins anew."""
+
+    def __init__(self, trainer: ConditionedDistillation):
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.trainer.teacher.step()
+        if state.global_step == self.trainer.settings.sft_steps and given.get("optimizer") is not None:
+            given["optimizer"].state.clear()
 
 
-@contextlib.contextmanager
-def teaching(model: Any, adapter_off: bool) -> Iterator[None]:
-    """The model as teacher for a while: no dropout, and no adapter where it is the student's own."""
-    training = model.training
-    model.eval()
-    try:
-        with model.disable_adapter() if adapter_off else contextlib.nullcontext():
-            yield
-    finally:
-        model.train(training)
+def _like(nested: list[list[Any]], flat: list[Any]) -> list[list[Any]]:
+    """`flat` in the shape of `nested`."""
+    values = iter(flat)
+    return [[next(values) for _ in row] for row in nested]
 
 
-def causal_model(model: Any) -> Any:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
-def head_of(model: Any) -> Head:
-    """The model's output head, with what its architecture does to the logits afterwards."""
-    model = causal_model(model)
-    linear, config = model.get_output_embeddings(), model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
-    if divisor := getattr(config, "logits_scaling", None):
-        scale = scale / divisor
-    weight = linear.weight.full_tensor() if hasattr(linear.weight, "full_tensor") else linear.weight  # FSDP's shards
-    return Head(weight, getattr(linear, "bias", None), float(scale), getattr(config, "final_logit_softcapping", None))
-
-
-@torch.no_grad()
-def check_head(model: Any, ids: list[int]) -> None:
-    """UserError where `head_of` does not reproduce the model's own logits: an architecture that does more to them."""
-    device = next(model.parameters()).device
-    tokens = torch.tensor([ids], device=device)
-    own = model(input_ids=tokens).logits[0].float()
-    states = model.base_model(input_ids=tokens).last_hidden_state[0]
-    head = head_of(model).frozen(states.dtype)
-    gap = (head.cap(head.project(states)) - own).abs().max().item()
-    if gap > 0.02 * max(1.0, own.abs().max().item()):
-        raise UserError(f"{type(model).__name__}: its output head is not a plain linear one, which distillation needs")
-
-
-def rollout_limit(run: Run, wanted: int) -> int:
-    """Tokens of a rollout: `wanted`, or what the model's context leaves after the longest teacher prompt. UserError
-    where that would not hold the longest answer."""
-    rows = run.prepared.rows
-    context = getattr(run.model.config.get_text_config(), "max_position_embeddings", None)
-    room = wanted if context is None else context - max(max(len(r.teacher_prompt), len(r.prompt)) for r in rows)
-    answer = max(len(r.answer) for r in rows)
-    if room < min(wanted, answer):
-        raise UserError(
-            f"{run.job.name}: the context of {context} tokens leaves {room} for rollouts after the longest teacher "
-            f"prompt, fewer than the longest answer's {answer}; lower max_length or shorten teacher_prompt"
-        )
-    return min(wanted, room)
-
-
-def conditioned_distillation(run: Run) -> ConditionedDistillation:
-    """The trainer of one RAFT run (trainers/methods/raft.py has the parameters)."""
-    params: Any = run.job.params
-    first = run.prepared.rows[0]
-    check_head(run.model, first.prompt + first.answer)
-    limit = rollout_limit(run, params.max_completion_length)
-    fixed = None if params.balance == "ema" else params.balance
-    top_k = min(params.top_k, run.model.config.get_text_config().vocab_size)
-    run.notes |= {"rollout_limit": limit, "top_k": top_k, "teacher": "adapter off" if run.adapter else "frozen copy"}
-    rows = [{"prompt": r.prompt, "answer": r.answer, "teacher_prompt": r.teacher_prompt} for r in run.prepared.rows]
-    config = DistillationConfig(
-        **run.arguments, temperature=params.rollout_temperature, top_p=1.0, top_k=0, max_completion_length=limit
-    )
-    trainer = ConditionedDistillation(
-        settings=Settings(top_k, params.temperature, params.tail),
-        balancer=Balancer(params.balance_decay, fixed, params.lambda_min, params.lambda_max),
-        model=run.model,
-        teacher_model=None if run.adapter else frozen_copy(run),
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=run.tokenizer,
-        peft_config=run.adapter,
-    )
-    trainer.places = run.places
-    if run.prepared.ending.token_id not in trainer.eos_token_ids:
-        trainer.eos_token_ids.append(run.prepared.ending.token_id)
-        trainer.generation_config.eos_token_id = trainer.eos_token_ids
-    return trainer
-
-
-def frozen_copy(run: Run) -> Any:
-    """The original weights once more; in bfloat16 where training runs in it, since they never change."""
-    teacher = copy.deepcopy(run.model).requires_grad_(False).eval()
-    return teacher.to(torch.bfloat16) if run.arguments["bf16"] else teacher
+def _gradient(term: Tensor, student: Any) -> Tensor:
+    """The term's gradient at the student's last layer, as one vector."""
+    weights = last_layer(student)
+    found = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+    parts = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
+    return torch.cat([part.flatten().float() for part in parts])

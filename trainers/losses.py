@@ -1,80 +1,22 @@
-"""Losses as pure functions on tensors.
+"""Losses in chunks, on hidden states and an output head.
 
-Shapes: N predicted tokens (of several rows, one after another), V words in the vocabulary, H hidden size, K tokens of
-support, B rows. Divergences are in nats and carry no T²: whoever averages them multiplies.
+Shapes: N predicted tokens (of several rows, one after another), V words in the vocabulary, H hidden size, B rows.
+Divergences are in nats and carry no T²: whoever averages them multiplies.
 
-The two functions at the top work on logits and are what the equations say. `cross_entropy` and `distillation` below
-them work on hidden states and an output head, a few dozen rows at a time: at 152k words the logits of 1,024 tokens are
-600 MB in float32, and a plain implementation of the divergence holds five such tensors.
+`cross_entropy` and `distillation` take a few dozen rows at a time: at 152k words the logits of 1,024 tokens are 600 MB
+in float32, and a plain implementation of the divergence holds five such tensors. What a divergence is says
+trainers/divergences.py, on logits.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Tail = Literal["renorm", "bucket", "full"]
-
-
-class TokenKL(NamedTuple):
-    """Per token, each of shape (N,)."""
-
-    kl: Tensor
-    """Forward divergence, teacher from student. The only one of the three that carries a gradient."""
-    coverage: Tensor
-    """P: the teacher's mass on the support."""
-    student_coverage: Tensor
-    """R: the student's mass on the same support."""
-
-
-def truncated_kl(student: Tensor, teacher: Tensor, *, top_k: int, temperature: float = 1.0, tail: Tail) -> TokenKL:
-    """KL(teacher || student) of two next-token distributions on the teacher's K most likely tokens (RAFT, Eqs 8-10).
-
-    `student`, `teacher`: (N, V) logits. Both are divided by `temperature` BEFORE the support is chosen and its masses
-    are taken, so a higher temperature lowers coverage at the same K. K above V is V. `tail` says what becomes of the
-    V - K other tokens:
-
-    - renorm: both distributions are renormalised on the support (the paper). Adding a constant to all of the student's
-      logits on the support changes nothing, so nothing here holds the student's tail mass down.
-    - bucket: the others are one further outcome. Never above `full`.
-    - full: the support is not used, except to report P and R.
-    """
-    if temperature != 1.0:
-        teacher, student = teacher / temperature, student / temperature
-    if top_k >= teacher.shape[-1]:
-        everything = torch.ones_like(teacher[:, 0])
-        return TokenKL(_full(student, teacher), everything, everything)
-    u, support = teacher.topk(top_k, dim=-1)  # (N, K)
-    v = student.gather(-1, support)
-    with torch.no_grad():
-        coverage = (u.logsumexp(-1) - teacher.logsumexp(-1)).exp()
-        student_coverage = (v.logsumexp(-1) - student.logsumexp(-1)).exp()
-    if tail == "renorm":
-        kl = _kl(u.log_softmax(-1), v.log_softmax(-1))
-    elif tail == "full":
-        kl = _full(student, teacher)
-    else:
-        kl = _kl(_with_tail(teacher, u, support), _with_tail(student, v, support))
-    return TokenKL(kl, coverage, student_coverage)
-
-
-def _full(student: Tensor, teacher: Tensor) -> Tensor:
-    return _kl(teacher.log_softmax(-1), student.log_softmax(-1))
-
-
-def _kl(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """sum_a q(a) (log q(a) - log p(a)) over the last dimension, with one temporary fewer than F.kl_div."""
-    q = log_q.exp()
-    return torch.einsum("nv,nv->n", q, log_q.sub_(log_p) if not log_q.requires_grad else log_q - log_p)
-
-
-def _with_tail(logits: Tensor, inside: Tensor, support: Tensor) -> Tensor:
-    """(N, K + 1) log-probabilities: the support's tokens, then all others together. The tail is summed over its own
-    logits and not taken as 1 - P, which would cancel where P is close to 1."""
-    outside = logits.scatter(-1, support, -torch.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([inside, outside], -1).log_softmax(-1)
+from trainers.divergences import Divergence, TokenDivergence, divergence
 
 
 def sample_means(values: Tensor, lengths: list[int]) -> Tensor:
@@ -83,6 +25,12 @@ def sample_means(values: Tensor, lengths: list[int]) -> Tensor:
     sizes = torch.tensor(lengths, device=values.device)
     rows = torch.repeat_interleave(torch.arange(len(lengths), device=values.device), sizes)
     return values.new_zeros(len(lengths)).index_add(0, rows, values) / sizes.clamp(min=1)
+
+
+def reward_to_go(values: Tensor, lengths: list[int]) -> Tensor:
+    """(N,) sum of the later tokens' values within each token's own row."""
+    rows = [row.flip(0).cumsum(0).flip(0) - row for row in values.split(lengths)]
+    return torch.cat(rows) if rows else values
 
 
 class Head(NamedTuple):
@@ -136,25 +84,24 @@ def distillation(
     head: Head,
     teacher_hidden: Tensor,
     teacher_head: Head,
-    *,
-    top_k: int,
-    temperature: float = 1.0,
-    tail: Tail,
-) -> TokenKL:
-    """`truncated_kl` from hidden states: `hidden` (N, H), `teacher_hidden` (N, H of the teacher), token by token the
-    same positions. Gradients go to `hidden` and `head`; the teacher has none."""
+    how: Divergence,
+    tokens: Tensor | None = None,
+) -> TokenDivergence:
+    """`divergence` from hidden states: `hidden` (N, H), `teacher_hidden` (N, H of the teacher), token by token the
+    same positions; `tokens` (N,) the ids that follow them, for the sampled estimator. Gradients go to `hidden` and
+    `head`; the teacher has none. Words drawn at random depend on torch's own generator."""
     if (head.softcap is None) == (teacher_head.softcap is None):
-        (head, left), (teacher_head, _) = head.at(temperature), teacher_head.at(temperature)
-    else:
-        left = temperature
+        (head, left), (teacher_head, _) = head.at(how.temperature), teacher_head.at(how.temperature)
+        how = replace(how, temperature=left)
     frozen = teacher_head.frozen(_dtype(teacher_hidden))
+    seed = int(torch.randint(2**40, ())) if how.support == "random" else 0
 
     def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
         with torch.no_grad():
             teacher = frozen.cap(frozen.project(teacher_hidden[rows].to(frozen.weight.dtype)))
-        return truncated_kl(logits, teacher, top_k=top_k, temperature=left, tail=tail)
+        return divergence(logits, teacher, how, None if tokens is None else tokens[rows], seed + rows.start)
 
-    return TokenKL(*_by_chunks(hidden, head, per_chunk))
+    return TokenDivergence(*_by_chunks(hidden, head, per_chunk))
 
 
 Chunk = Callable[[Tensor, slice], tuple[Tensor, ...]]

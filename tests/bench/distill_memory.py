@@ -21,6 +21,7 @@ CASES = ["plain", *LIMITS_MB]
 def measure(case: str) -> None:
     import torch
 
+    from trainers.divergences import Divergence
     from trainers.losses import Head, distillation
 
     torch.manual_seed(0)
@@ -36,7 +37,8 @@ def measure(case: str) -> None:
     else:
         top_k, tail = (64, "renorm") if case == "top-64" else (VOCABULARY, "full")
         head, teacher = (Head(w) for w in weights)
-        distillation(states[0], head, states[1], teacher, top_k=top_k, tail=tail).kl.sum().backward()
+        how = Divergence(top_k=top_k, tail=tail)
+        distillation(states[0], head, states[1], teacher, how).value.sum().backward()
     assert states[0].grad is not None and states[0].grad.isfinite().all()
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)  # both in KiB
 

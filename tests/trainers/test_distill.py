@@ -10,10 +10,12 @@ from transformers import AutoModelForCausalLM
 from refinery.errors import UserError
 from tests.tiny import tiny_model
 from tests.trainers.conftest import JobMaker, gap, weights
+from trainers.conditioned import rollout_limit
 from trainers.data import Row
-from trainers.distill import ConditionedDistillation, check_head, head_of, rollout_limit
+from trainers.distill import ConditionedDistillation
 from trainers.job import TrainJob, directory
 from trainers.methods import raft
+from trainers.teachers import check_head, head_of
 from trainers.train import _prepare, _trainer, train
 
 ROUNDING = 1e-4
@@ -36,11 +38,12 @@ def rollout(place: int) -> list[int]:
 
 def batch_of(trainer: ConditionedDistillation, rows: list[Row], places: list[int]) -> dict[str, Any]:
     rollouts = [rollout(place) for place in places]
+    states = trainer._teacher_states([rows[p].teacher_prompt for p in places], rollouts)
     return {
         "prompt": [rows[p].prompt for p in places],
         "answer": [rows[p].answer for p in places],
-        "rollout": rollouts,
-        "teacher": trainer._teacher_states([rows[p].teacher_prompt for p in places], rollouts),
+        "rollout": [[z] for z in rollouts],
+        "teacher": [[part] for part in states],
     }
 
 
@@ -132,8 +135,8 @@ def test_accumulation_changes_nothing(job: JobMaker, monkeypatch: pytest.MonkeyP
         seen: list[dict[str, float]] = []
         real = ConditionedDistillation._weigh
 
-        def noting(self: Any, sums: Any, batch: Any, real: Any = real, seen: Any = seen) -> None:
-            real(self, sums, batch)
+        def noting(self: Any, *given: Any, real: Any = real, seen: Any = seen) -> None:
+            real(self, *given)
             seen.append({name: self._metrics["train"][name][-1] for name in ("sft_loss", "kl_loss", "lambda")})
 
         with monkeypatch.context() as patch:
@@ -164,8 +167,8 @@ def test_rollouts_come_from_the_student_and_end_at_its_end_token(job: JobMaker) 
     inputs = [{"prompt": r.prompt, "answer": r.answer, "teacher_prompt": r.teacher_prompt} for r in rows[:4]]
     trainer.model.train()
     batch = trainer._generate_and_score_completions(inputs)
-    assert [len(states) for states in batch["teacher"]] == [len(z) for z in batch["rollout"]]
-    for z in batch["rollout"]:
+    assert [len(states) for [states] in batch["teacher"]] == [len(z) for [z] in batch["rollout"]]
+    for [z] in batch["rollout"]:
         assert 1 <= len(z) <= 8 and 1 not in z[:-1]
 
 

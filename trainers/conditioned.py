@@ -1,0 +1,165 @@
+"""From a distillation method's parameters to rows and to the trainer. Every such method's file takes `prepare` and
+`build` from here; torch is imported when training begins."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from refinery import templates
+from refinery.errors import UserError
+from refinery.records import Example
+from trainers import data
+from trainers.distill_params import BalancedParams, DistillParams
+from trainers.job import Run, TrainJob
+
+
+def prepare(job: TrainJob, tokenizer: Any) -> data.Prepared:
+    """Rows with the teacher's prompt. They need a response only where something is made of it."""
+    params: Any = job.params
+    shown = shuffled(job.examples, job.seed) if params.teacher_shuffle else None
+    return data.prepare(
+        job.examples,
+        tokenizer,
+        max_length=params.max_length,
+        teacher_prompt=params.teacher_prompt,
+        shown=shown,
+        answered=needs_responses(params),
+    )
+
+
+def needs_responses(params: DistillParams) -> bool:
+    """Something is learnt from the data's responses, or the teacher is shown them."""
+    shown = params.teacher_prompt is not None and "response" in templates.variables(params.teacher_prompt)
+    return params.SUPERVISED or params.rollout_source == "stored" or params.on_policy < 1 or shown
+
+
+def shuffled(examples: Sequence[Example], seed: int) -> dict[str, dict[str, Any]]:
+    """For each example's id the fields of another, with its own question and id: what a teacher's template is rendered
+    from as a placebo. Nobody keeps their own, and nobody gets an equal response while there is another."""
+    if len(examples) < 2:
+        raise UserError("teacher_shuffle: needs two rows at least")
+    places = list(range(len(examples)))
+    random.Random(f"{seed}/shuffle").shuffle(places)
+    found = {}
+    for number, place in enumerate(places):
+        own = examples[place]
+        others = (examples[places[(number + step) % len(places)]] for step in range(1, len(places)))
+        first = examples[places[(number + 1) % len(places)]]
+        other = next((e for e in others if (e.response, e.answer) != (own.response, own.answer)), first)
+        found[own.id] = {**other.fields(), "question": own.question, "id": own.id}
+    return found
+
+
+def rollout_limit(run: Run, wanted: int) -> int:
+    """Tokens of a rollout: `wanted`, or what the model's context leaves after the longest teacher prompt. UserError
+    where that would not hold the longest answer."""
+    rows = run.prepared.rows
+    context = getattr(run.model.config.get_text_config(), "max_position_embeddings", None)
+    room = wanted if context is None else context - max(max(len(r.teacher_prompt), len(r.prompt)) for r in rows)
+    answer = max(len(r.answer) for r in rows)
+    if room < min(wanted, answer):
+        raise UserError(
+            f"{run.job.name}: the context of {context} tokens leaves {room} for rollouts after the longest teacher "
+            f"prompt, fewer than the longest answer's {answer}; lower max_length or shorten teacher_prompt"
+        )
+    return min(wanted, room)
+
+
+def build(run: Run, sft_steps: int = 0, second_rate: float = 1.0) -> Any:
+    """The trainer of one run. With `sft_steps`, so many steps on answers come first, and the others begin a learning
+    rate schedule of their own, `second_rate` times as high."""
+    from datasets import Dataset
+    from trl import DistillationConfig
+
+    from trainers.distill import ConditionedDistillation
+    from trainers.teachers import check_head
+
+    params: Any = run.job.params
+    first = run.prepared.rows[0]
+    check_head(run.model, first.prompt + first.answer)
+    limit = rollout_limit(run, params.max_completion_length)
+    config = DistillationConfig(
+        **run.arguments,
+        temperature=params.rollout_temperature,
+        top_p=params.rollout_top_p,
+        top_k=params.rollout_top_k,
+        max_completion_length=limit,
+    )
+    settings, teacher = _settings(run, sft_steps), _teacher(run)
+    run.notes |= {"rollout_limit": limit, "top_k": settings.how.top_k, "teacher": NAMES[teacher.kind]}
+    rows = [
+        {"prompt": r.prompt, "answer": r.answer, "teacher_prompt": r.teacher_prompt or r.prompt}
+        for r in run.prepared.rows
+    ]
+    trainer = ConditionedDistillation(
+        settings=settings,
+        balancer=_balancer(params),
+        teacher=teacher,
+        second_rate=second_rate,
+        model=run.model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=run.tokenizer,
+        peft_config=run.adapter,
+    )
+    trainer.places = run.places
+    if run.prepared.ending.token_id not in trainer.eos_token_ids:
+        trainer.eos_token_ids.append(run.prepared.ending.token_id)
+        trainer.generation_config.eos_token_id = trainer.eos_token_ids
+    return trainer
+
+
+NAMES = {"copy": "frozen copy", "adapter": "adapter off", "ema": "moving average", "live": "live"}
+
+
+def _settings(run: Run, sft_steps: int) -> Any:
+    from trainers.distill import Settings
+    from trainers.divergences import Divergence
+
+    params: Any = run.job.params
+    top_k = params.top_k and min(params.top_k, run.model.config.get_text_config().vocab_size)
+    how = Divergence(
+        kind=params.divergence,
+        beta=params.beta,
+        top_k=params.top_k if params.support == "random" else top_k,
+        support=params.support,
+        tail=params.tail,
+        temperature=params.temperature,
+        estimator=params.estimator,
+        token_clip=params.token_clip,
+    )
+    return Settings(
+        how=how,
+        supervised=params.SUPERVISED,
+        sft_steps=sft_steps,
+        source=params.rollout_source,
+        on_policy=params.on_policy,
+        rollouts=params.rollouts,
+        rollout_temperature=params.rollout_temperature,
+        skip_tokens=params.skip_tokens,
+        by_tokens=params.reduction == "tokens",
+        importance_cap=params.importance_cap,
+    )
+
+
+def _balancer(params: DistillParams) -> Any:
+    from trainers.balance import Balancer
+
+    if not isinstance(params, BalancedParams):
+        return Balancer(fixed=1.0)
+    named = isinstance(params.balance, str)
+    fixed: Any = None if named else params.balance
+    balancer = Balancer(params.balance_decay, fixed, params.lambda_min, params.lambda_max)
+    balancer.kind = params.balance if named else "ema"  # type: ignore[assignment]
+    return balancer
+
+
+def _teacher(run: Run) -> Any:
+    from trainers.teachers import Teacher, frozen_copy
+
+    params: Any = run.job.params
+    if params.teacher != "frozen":
+        return Teacher(params.teacher, alpha=params.teacher_ema)
+    if run.adapter is not None:
+        return Teacher("adapter")
+    return Teacher("copy", frozen_copy(run))

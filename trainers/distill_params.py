@@ -1,0 +1,117 @@
+"""Parameters of every method that distils from a teacher along rollouts. Light: nothing here imports torch.
+
+A method's file names its paper and gives its defaults; what each knob means stands here, once. The equations are in
+trainers/divergences.py (D at one position), trainers/balance.py (λ) and trainers/distill.py (the whole loss).
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from refinery.spec_types import Later, Template
+from trainers.params import TrainParams
+
+Kind = Literal["forward", "reverse", "jsd"]
+Support = Literal["teacher", "student", "random"]
+Tail = Literal["renorm", "bucket", "full"]
+Estimator = Literal["analytic", "sampled", "rao_blackwell"]
+Balance = Literal["ema", "initial", "gradient"]
+Source = Literal["student", "stored", "teacher"]
+
+
+class DistillParams(TrainParams):
+    """Shared by raft, acopd, sdft, opd, gkd, opsd, offline_distill, reinvoke and sdpo."""
+
+    SUPERVISED: ClassVar[bool] = False
+    """Whether cross-entropy on the response is part of the loss, next to the divergence."""
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    """What `preset` names: values for parameters that are not given."""
+
+    # the teacher
+    teacher: Annotated[Literal["frozen", "ema", "live"], Later] = "frozen"
+    """Whose weights: the model before training (under LoRA the same weights with the adapter off), a moving average of
+    the student's, or the student's own at that step."""
+    teacher_ema: Annotated[float, Later] = Field(0.02, gt=0, le=1)
+    """α of teacher: ema, once per optimiser step: φ ← αθ + (1-α)φ, in float32, from φ = θ. Under LoRA it averages the
+    two factors of each adapter, not their product."""
+    teacher_prompt: Template | None = None
+    """The teacher's last user turn, over an example's fields (`answer` is the raw reference, `response` what refinement
+    made of it, every column has its name). None: the teacher sees what the student sees."""
+    teacher_shuffle: Annotated[bool, Later] = False
+    """A placebo: all fields of `teacher_prompt` but the question and the id are another row's, drawn by the seed."""
+
+    # the divergence
+    divergence: Annotated[Kind, Later] = "forward"
+    """forward KL(teacher || student), reverse KL(student || teacher), or GKD's generalised Jensen-Shannon."""
+    beta: Annotated[float, Later] = Field(0.5, gt=0, lt=1)
+    """β of jsd: m = β·teacher + (1-β)·student; near 0 it acts as forward, near 1 as reverse."""
+    top_k: int | None = Field(None, ge=1)
+    """K words at each position; at most the vocabulary, which None is."""
+    support: Annotated[Support, Later] = "teacher"
+    """Whose likeliest K; random: K draws, whose mean is the divergence over the whole vocabulary."""
+    tail: Tail = "renorm"
+    """The words outside the K: ignored, one more outcome, or all counted one by one."""
+    temperature: float = Field(1.0, gt=0)
+    """T of both distributions in the divergence, before the K are chosen. Not that of the rollouts."""
+    estimator: Annotated[Estimator, Later] = "analytic"
+    """analytic sums over words; sampled takes the rollout's own token; rao_blackwell is analytic plus the gradient
+    through the sampling of what comes before."""
+    token_clip: Annotated[float | None, Later] = Field(None, gt=0)
+    """Upper bound of one word's term of the divergence at one position."""
+    skip_tokens: Annotated[int, Later] = Field(0, ge=0)
+    """First tokens of each rollout that are not learnt from ("Based on the reference, ...")."""
+    reduction: Annotated[Literal["rows", "tokens"], Later] = "rows"
+    """rows: mean over each rollout's tokens, then over rollouts. tokens: mean over all tokens of the step."""
+
+    # the rollouts
+    rollout_source: Annotated[Source, Later] = "student"
+    """Who says what is learnt from: the student now, the data (`response`), or the teacher with its own prompt."""
+    on_policy: Annotated[float, Later] = Field(1.0, ge=0, le=1)
+    """GKD's λ: share of optimiser steps on rollouts of `rollout_source`; the others are on the data's responses."""
+    rollouts: Annotated[int, Later] = Field(1, ge=1)
+    """Rollouts per prompt and step."""
+    rollout_temperature: float = Field(1.0, gt=0)
+    rollout_top_p: Annotated[float, Later] = Field(1.0, gt=0, le=1)
+    rollout_top_k: Annotated[int, Later] = Field(0, ge=0)
+    """Sampling of the rollouts; top_k 0 is all words."""
+    max_completion_length: int = Field(512, ge=1)
+    """Tokens of a rollout, where the model's context leaves room for that many after the longest prompt."""
+    importance_cap: Annotated[float | None, Later] = Field(None, gt=0)
+    """Bound of the ratio student / sampler at each token, averaged over a rollout to its weight. Rollouts of
+    transformers need none: without the sampler's own likelihoods every weight is 1."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        """A preset's values, under those that are given."""
+        if not isinstance(data, dict):
+            return data
+        return {**cls.PRESETS.get(str(data.get("preset")), {}), **data}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DistillParams":
+        untouched = self.rollout_top_p == 1 and self.rollout_top_k == 0 and self.rollout_source == "student"
+        if self.estimator != "analytic" and not (untouched and self.on_policy == 1):
+            raise ValueError(f"estimator: {self.estimator} needs rollouts of the student, by its whole distribution")
+        if self.estimator == "sampled" and self.temperature != self.rollout_temperature:
+            raise ValueError("estimator: sampled needs temperature and rollout_temperature to be equal")
+        if self.estimator == "rao_blackwell" and self.skip_tokens:
+            raise ValueError("estimator: rao_blackwell learns from every token: leave skip_tokens at 0")
+        if self.support == "random" and (self.top_k is None or self.estimator != "analytic"):
+            raise ValueError("support: random needs top_k, the number of draws, and estimator: analytic")
+        return self
+
+
+class BalancedParams(DistillParams):
+    """Cross-entropy on the response plus λ times the divergence."""
+
+    SUPERVISED: ClassVar[bool] = True
+
+    balance: Balance | float = "ema"
+    """λ: moving averages of the losses (ema), the ratio of the first step's losses (initial), moving averages of the
+    two gradients' norms at the last layer (gradient), or this fixed number."""
+    balance_decay: float = Field(0.9, ge=0, lt=1)
+    """β of those averages. Not a decay of weights: that is teacher_ema."""
+    lambda_min: float = Field(0.0, ge=0)
+    lambda_max: float | None = Field(None, gt=0)
+    """Bounds of an averaged λ; unbounded in RAFT's paper, where it grows without limit as the divergence vanishes."""

@@ -1,0 +1,105 @@
+"""Rollouts for distillation: who speaks, from what, and the hidden states along what was said.
+
+Two methods of TRL's trainer are overridden here (tests/trainers/test_trl_contract.py holds their shapes):
+`_tokenize_prompts` (prompts are token ids already) and `_generate_single_turn` (no dropout; the teacher may speak).
+"""
+
+import contextlib
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import DistillationTrainer
+
+from trainers.distill_params import Source
+from trainers.divergences import Divergence
+from trainers.teachers import Teacher, causal_model, teaching
+
+Batch = dict[str, Any]
+"""Lists with one entry per row: prompt and answer (token ids), rollout (a list of token ids each), teacher ((tokens, H)
+states along each rollout), sampler (its log-likelihoods, where it gives them). And two numbers of the whole optimiser
+step: answer_tokens and units, which are rollouts or their tokens."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is learnt, and from what; the parameters of trainers/distill_params.py."""
+
+    how: Divergence
+    supervised: bool
+    sft_steps: int = 0
+    """First steps on answers alone; those after them on rollouts alone (trainers/methods/reinvoke.py)."""
+    source: Source = "student"
+    on_policy: float = 1.0
+    rollouts: int = 1
+    rollout_temperature: float = 1.0
+    skip_tokens: int = 0
+    by_tokens: bool = False
+    importance_cap: float | None = None
+
+
+class Rollouts(DistillationTrainer):
+    """TRL's generation, by student, teacher or data."""
+
+    def __init__(self, *, settings: Settings, teacher: Teacher, **options: Any):
+        super().__init__(teacher_model=teacher.frozen, **options)
+        self.settings, self.teacher = settings, teacher
+        self._teacher_speaks = False
+        self._sampler: list[list[float]] | None = None
+        """log p of every rollout's tokens under whatever sampled them, set by who overrides `_generate_single_turn`."""
+        if teacher.kind == "copy":
+            teacher.frozen = self.accelerator.unwrap_model(self.teacher_model).requires_grad_(False).eval()
+
+    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return prompts, None, {}
+
+    def _generate_single_turn(self, *inputs: Any, **options: Any) -> list[list[int]]:
+        """Without dropout, and by the teacher where it is the one to speak: TRL generates with `model_wrapped`."""
+        own, speaking = self.model_wrapped, self._teacher_speaks
+        teacher = self.teacher.active(self.accelerator.unwrap_model(own)) if speaking else contextlib.nullcontext()
+        with teaching(self.model), teacher:
+            try:
+                if speaking and self.teacher_model is not None:
+                    self.model_wrapped = self.teacher_model
+                return super()._generate_single_turn(*inputs, **options)  # type: ignore[no-any-return]
+            finally:
+                self.model_wrapped = own
+
+    def _rollouts(self, inputs: list[Batch]) -> list[list[list[int]]]:
+        """Each row's rollouts: of the step's source, which is the same in all processes."""
+        settings = self.settings
+        source = settings.source
+        if settings.on_policy < 1:
+            draw = random.Random(f"{self.args.seed}/{self.state.global_step}").random()
+            source = source if draw < settings.on_policy else "stored"
+        if source == "stored":
+            self._metrics["train"]["completions/mean_length"].append(
+                sum(len(row["answer"]) for row in inputs) / len(inputs)
+            )
+            return [[row["answer"]] for row in inputs]
+        self._teacher_speaks = source == "teacher"
+        prompt = "teacher_prompt" if self._teacher_speaks else "prompt"
+        asked = [{"prompt": row[prompt]} for row in inputs for _ in range(settings.rollouts)]
+        made = super()._generate_and_score_completions(asked)
+        kept = made["completion_mask"].bool()
+        flat = [ids[mask].tolist() for ids, mask in zip(made["completion_ids"], kept, strict=True)]
+        return [flat[i : i + settings.rollouts] for i in range(0, len(flat), settings.rollouts)]
+
+    def _states(self, model: Any, prefixes: list[list[int]], continuations: list[list[int]]) -> Tensor:
+        """(N, H) hidden states that predict the continuations' tokens, row after row. Rows are padded on the right,
+        so positions count from each row's own start and need no correction, however long its prefix is."""
+        rows = [prefix + continuation for prefix, continuation in zip(prefixes, continuations, strict=True)]
+        width = max(map(len, rows))
+        device = self.accelerator.device
+        pad = self._tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+        ends = torch.tensor([len(row) for row in rows], device=device)[:, None]
+        starts = torch.tensor([len(prefix) for prefix in prefixes], device=device)[:, None]
+        place = torch.arange(width, device=device)[None]
+        with self.accelerator.autocast():
+            backbone = causal_model(model).base_model
+            mask = (place < ends).long()
+            states = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return states[(place >= starts - 1) & (place < ends - 1)]
