@@ -1,7 +1,7 @@
 """What is to be trained (`TrainJob`), and what a method gets to build its trainer from (`Run`). Light."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,7 +42,8 @@ class TrainJob:
     """Digest of the weights to start from (refinery.models.identity)."""
     store: "Store | None" = None
     run_id: str = ""
-    role: Literal["final", "tuning"] = "final"
+    role: Literal["final", "tuning", "part"] = "final"
+    """part: another training needs these weights, as wise_ft needs those of sft."""
     revision: str | None = None
     trust_remote_code: bool = False
     extra: Mapping[str, Sequence[Example]] = field(default_factory=dict)
@@ -78,6 +79,12 @@ def fingerprint(job: TrainJob) -> str:
 
 def directory(job: TrainJob) -> Path:
     return job.out / fingerprint(job)
+
+
+def parent(job: TrainJob, method: str) -> TrainJob:
+    """The training whose weights `job` changes (wise_ft, fapm): that method with the job's shared parameters."""
+    shared = {name: getattr(job.params, name) for name in TrainParams.model_fields}
+    return replace(job, method=method, params=module(METHODS, method).Params(**shared), role="part")
 
 
 @dataclass

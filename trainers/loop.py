@@ -28,6 +28,8 @@ METRICS = {
     "sft_loss": "sft_loss",
     "kl_loss": "kl_loss",
     "lambda": "lambda",
+    "penalty": "penalty",
+    "replay_loss": "replay_loss",
     "coverage": "coverage",
     "teacher_tail": "teacher_tail",
     "student_tail": "student_tail",

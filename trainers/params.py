@@ -52,7 +52,7 @@ class TrainParams(OpParams):
     gradient_checkpointing: bool = False
     save_every: int = Field(100, ge=1)
     """Optimiser steps between two checkpoints: what an interruption can cost at most."""
-    report_to: Annotated[list[Literal["tensorboard", "wandb", "mlflow", "trackio"]], Later] = []
+    report_to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], Later] = ()
     """Run trackers that get every step's metrics besides the store; none unless they are named."""
     probe_every: Annotated[int | None, Later] = Field(None, ge=1)
     """Optimiser steps between two probes of the divergence from the model before training; None probes never."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from refinery.catalog import METHODS, module
 from refinery.errors import UserError
-from trainers.job import Progress, Run, TrainJob, configuration, directory, fingerprint
+from trainers.job import Progress, Run, TrainJob, configuration, directory, fingerprint, parent
 
 __all__ = ["Progress", "TrainJob", "fingerprint", "train"]
 
@@ -42,6 +42,9 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
         shutil.rmtree(folder / STATE, ignore_errors=True)
         _record(job, folder, manifest)
         return folder
+    method = module(METHODS, job.method)
+    if hasattr(method, "change"):
+        return _change(job, folder, train(parent(job, method.AFTER), progress))
     _claim(job, folder)
     if job.store is not None:
         _start(job, folder)
@@ -59,6 +62,32 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
             _write(folder / MANIFEST, manifest)
             shutil.rmtree(folder / STATE, ignore_errors=True)
             _record(job, folder, manifest)
+    return folder
+
+
+def _change(job: TrainJob, folder: Path, tuned: Path) -> Path:
+    """Weights that a method makes of finished ones, without training."""
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return folder
+    _claim(job, folder)
+    if job.store is not None:
+        _start(job, folder)
+    started = time.time()
+    trained = _read(tuned / MANIFEST) or {}
+    with _quiet():
+        model, tokenizer = module(METHODS, job.method).change(job, tuned)
+        _write_weights(model, tokenizer, folder, bfloat16=trained["bfloat16"])
+    kept = ("rows_trained", "rows_dropped", "steps", "answer_tokens", "prompts", "end_token", "bfloat16", "device")
+    manifest = {
+        **_head(job),
+        **{key: trained[key] for key in kept},
+        "made_of": tuned.name,
+        **_foot(started),
+    }
+    _write(folder / MANIFEST, manifest)
+    _record(job, folder, manifest)
     return folder
 
 
@@ -199,25 +228,24 @@ def last_whole(state: Path) -> Path | None:
 
 def _save(trainer: Any, run: Run, folder: Path) -> None:
     """Weights and tokenizer, in the type of the arithmetic; an adapter on its own too, and merged."""
-    import torch
-
     model = trainer.accelerator.unwrap_model(trainer.model)
     if run.adapter is not None:
         model.save_pretrained(folder / "adapter")
         model = model.merge_and_unload()
-    model.to(torch.bfloat16 if run.arguments["bf16"] else torch.float32).save_pretrained(folder)
-    run.tokenizer.save_pretrained(folder)
+    _write_weights(model, run.tokenizer, folder, bfloat16=run.arguments["bf16"])
+
+
+def _write_weights(model: Any, tokenizer: Any, folder: Path, *, bfloat16: bool) -> None:
+    import torch
+
+    model.to(torch.bfloat16 if bfloat16 else torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _manifest(run: Run, trainer: Any, watch: Any, resumed: Path | None, started: float) -> dict[str, Any]:
     job, prepared = run.job, run.prepared
     return {
-        "fingerprint": fingerprint(job),
-        "name": job.name,
-        "role": job.role,
-        "model": job.model,
-        "revision": job.revision,
-        **configuration(job),
+        **_head(job),
         "rows_trained": len(prepared.rows),
         "rows_dropped": dict(prepared.dropped),
         "steps": run.arguments["max_steps"],
@@ -231,10 +259,19 @@ def _manifest(run: Run, trainer: Any, watch: Any, resumed: Path | None, started:
         **trainer.extra_state(),
         "final": watch.final(),
         "resumed_at_step": int(resumed.name.rpartition("-")[2]) if resumed else 0,
-        "seconds": round(time.time() - started, 3),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        **_foot(started),
     }
+
+
+def _head(job: TrainJob) -> dict[str, Any]:
+    """What a manifest says of the job."""
+    found = {"fingerprint": fingerprint(job), "name": job.name, "role": job.role}
+    return {**found, "model": job.model, "revision": job.revision, **configuration(job)}
+
+
+def _foot(started: float) -> dict[str, Any]:
+    seconds, now = round(time.time() - started, 3), datetime.now(UTC).isoformat(timespec="seconds")
+    return {"seconds": seconds, "finished_at": now, "versions": versions()}
 
 
 def versions() -> dict[str, str]:
@@ -255,10 +292,13 @@ def _start(job: TrainJob, folder: Path) -> None:
 
 
 def _record(job: TrainJob, folder: Path, manifest: dict[str, Any]) -> None:
-    """The store says that these weights stand, also where another run or another store made them."""
+    """The store says that these weights stand, also where another run or another store made them. What is final or
+    tried already stays so where another training needs it as a part."""
     if job.store is None:
         return
     known = job.store.checkpoint(folder.name)
+    if known is not None and known["status"] == "complete" and job.role == "part":
+        return
     if known is None or known["role"] != job.role or known["status"] != "complete":
         _start(job, folder)
         job.store.finish_checkpoint(folder.name, manifest)

@@ -1,0 +1,46 @@
+"""Every method of weights, targets and replay on the tiny model: it trains, it resumes, it repeats."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from refinery.records import Example
+from tests.trainers.conftest import JobMaker, gap, make_examples
+from tests.trainers.test_train import Killed, killer, manifest
+from trainers.job import fingerprint
+from trainers.train import train
+
+GENERAL = [
+    Example(f"g{i}", [{"role": "user", "content": f"say {word}"}], word, f"{word} is said")
+    for i, word in enumerate("apple bread cider dough".split())
+]
+METHODS: dict[str, dict[str, Any]] = {
+    "dft": {},
+    "gem": {},
+    "cpt": {},
+    "sft_replay": {"replay": "general", "ratio": 0.25, "_extra": {"replay": GENERAL}},
+    "mssr": {"replay": "general", "interval": 1, "replay_rows": 3, "_extra": {"replay": GENERAL}},
+    "l2sp": {"mu": 0.1},
+    "ewc": {"prompts": "general", "max_completion_length": 6, "_extra": {"prompts": GENERAL}},
+    "lwf": {"prompts": "general", "max_completion_length": 6, "kl_rows": 2, "_extra": {"prompts": GENERAL}},
+    "wise_ft": {},
+    "fapm": {},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("more", [{}, {"lora": {"rank": 4}, "micro_batch_size": 2}])
+def test_every_method_trains_and_resumes_to_the_same_weights(
+    job: JobMaker, tmp_path: Any, method: str, more: dict[str, Any]
+) -> None:
+    params = {**METHODS[method], **more, "max_steps": 5, "save_every": 2}
+    undisturbed = train(job(method, _out=tmp_path / "undisturbed", **params))
+    plain = train(job("sft", **{**more, "max_steps": 5, "_out": tmp_path / "plain"}))
+    assert gap(undisturbed, plain) > 1e-5
+    steps: list[int] = []
+    with pytest.raises(Killed):
+        train(job(method, **params), killer(3))
+    resumed = train(job(method, **params), lambda step, total, loss: steps.append(step))
+    assert steps == [3, 4, 5]
+    assert gap(undisturbed, resumed) == 0.0
