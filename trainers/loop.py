@@ -118,7 +118,9 @@ class Watch(TrainerCallback):
             return
         now = time.monotonic()
         values = {METRICS[name]: float(v) for name, v in logs.items() if name in METRICS and v is not None}
-        values = {"sft_loss": values["loss"], **values, "step_seconds": now - self._last}
+        if "kl_loss" not in values:
+            values = {"sft_loss": values["loss"], **values}
+        values["step_seconds"] = now - self._last
         self._last = now
         self._rows += [(state.global_step, name, value) for name, value in values.items() if math.isfinite(value)]
         self.recent = [*self.recent[-9:], values]
