@@ -191,13 +191,13 @@ class Journal:
 
 def _write_whole(file: FileIO, line: bytes) -> None:
     """All of it or, where the disk is full, nothing: a line behind a torn one would be lost with it."""
-    size, left = os.fstat(file.fileno()).st_size, memoryview(line)
+    left = memoryview(line)
     try:
         while left:
             left = left[file.write(left) :]
     except OSError:
         with contextlib.suppress(OSError):
-            file.truncate(size)
+            file.truncate(os.fstat(file.fileno()).st_size - (len(line) - len(left)))
         raise
 
 

@@ -7,6 +7,11 @@ from refinery.steps import resolve, source_fingerprints
 def check_accounts(spec, store):
     """Every step's outcomes against the rows that its upstream steps hand on; the counts as {step: {"action reason":
     n}}."""
+    with store.held():
+        return _check(spec, store)
+
+
+def _check(spec, store):
     found = {}
     for step in resolve(spec, source_fingerprints(spec, store)):
         given = {e.id for reads in step.reads for e in store.examples(reads) if e.split == "train"}
@@ -29,4 +34,5 @@ def check_accounts(spec, store):
 
 def rows_of(spec, store):
     """Step name, sources included, to its outcomes in order."""
-    return {name: store.outcomes(found) for name, found in step_fingerprints(spec, store).items()}
+    with store.held():
+        return {name: store.outcomes(found) for name, found in step_fingerprints(spec, store).items()}

@@ -139,7 +139,7 @@ def lost_to_kills(tmp_path, rows, kills, seed):
         path = project(tmp_path / "killed", server.url, rows)
         steps = set()
         for _ in range(kills):
-            goal = server.stats("/counts")["requests"] + moments.randrange(2 * expected.total() // kills + CONCURRENCY)
+            goal = server.stats("/counts")["requests"] + moments.randrange(3 * expected.total() // (2 * kills) + CONCURRENCY)
             if not kill_in(refine(path), server, goal, moments.choice([0, 0.05, 0.3]) * moments.random()):
                 break
             lost.append(server.stats("/counts")["requests"] - len(recorded(path)) - sum(lost))
