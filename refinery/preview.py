@@ -109,6 +109,8 @@ class Preview:
     left, and of rows that were made."""
     asked: int
     cached: int
+    failed: int
+    """Requests without an answer, which are not kept."""
     tokens: int
     notes: list[str]
 
@@ -128,6 +130,7 @@ def preview(spec: Spec, choice: Choice, progress: Callable[[StepProgress], None]
         rows,
         asked=sum(each.sent for each in usage),
         cached=sum(each.cached for each in usage),
+        failed=sum(each.failed for each in usage),
         tokens=sum(each.prompt_tokens + each.completion_tokens for each in usage),
         notes=_notes(spec, results),
     )

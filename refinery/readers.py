@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from refinery.errors import UserError
+from refinery.errors import UserError, did_you_mean
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 PEEK = 100
@@ -46,7 +46,8 @@ def read_path(path: Path) -> Iterator[Raw]:
 def unreadable(path: Path) -> str | None:
     """Why `path` cannot be a source, or None; looks at the name alone."""
     if not path.exists():
-        return f"there is no file {path} (seen from the current folder)"
+        beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        return f"there is no file {path}{did_you_mean(path.name, beside)} (seen from the current folder)"
     if path.is_dir():
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             return None

@@ -21,7 +21,7 @@ def show_preview(spec: Spec, path: Path, choice: Choice, as_json: bool) -> None:
     ):
         found = preview(spec, choice, progress.step)
     if as_json:
-        usage = {"asked": found.asked, "from_the_store": found.cached, "tokens": found.tokens}
+        usage = {"asked": found.asked, "from_the_store": found.cached, "failed": found.failed, "tokens": found.tokens}
         rows = [{"id": way[0].id, "steps": way} for way in found.rows]
         return print_json({"rows": rows, **usage, "notes": found.notes})
     out = console()
@@ -30,7 +30,8 @@ def show_preview(spec: Spec, path: Path, choice: Choice, as_json: bool) -> None:
     for note in found.notes:
         out.print(note, style="dim", markup=False)
     asked = f"{found.asked:,} requests ({tokens(found.tokens)} tokens), {found.cached:,} more from the store"
-    out.print(f"{asked}; their answers are kept: `refinery run {path}` asks none of them again", style="dim")
+    asked += f", {found.failed:,} that gave nothing usable" if found.failed else ""
+    out.print(f"{asked}; answers are kept: `refinery run {path}` asks for none of them again", style="dim")
 
 
 def _print_way(out: Console, way: list[Shown]) -> None:

@@ -149,12 +149,12 @@ def _fates(counts: Counter[tuple[str, str]]) -> str:
 
 
 def _usage(step: StepProgress) -> str:
-    """ "120 asked, 30 from the store, 64 in flight, 3 tried again, $0.12"."""
+    """ "120 asked, 30 from the store, 2 gave nothing usable, 64 in flight, 3 tried again, $0.12"."""
     usage = step.usage
     words = []
     if usage.sent or usage.cached or usage.failed:
         words = [f"{usage.sent:,} asked", *([f"{usage.cached:,} from the store"] if usage.cached else [])]
-    for name, word in (("in_flight", "in flight"), ("retries", "tried again")):
+    for name, word in (("failed", "gave nothing usable"), ("in_flight", "in flight"), ("retries", "tried again")):
         if n := getattr(usage, name, 0):
             words.append(f"{n:,} {word}")
     if cost := getattr(usage, "cost", None):

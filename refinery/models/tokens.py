@@ -36,12 +36,17 @@ def prompt_ids(tokenizer: Any, prompt: Prompt, options: dict[str, Any]) -> list[
     with them. `options` go to the template."""
     if isinstance(prompt, str):
         begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-        return list(tokenizer(prompt, add_special_tokens=not begun)["input_ids"])
+        return list(tokenizer(prompt, add_special_tokens=not begun, verbose=False)["input_ids"])
     go_on = continues(prompt)
     if go_on and not prompt[-1]["content"].strip():
         prompt, go_on = prompt[:-1], False
     found = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=not go_on, continue_final_message=go_on, return_dict=False, **options
+        prompt,
+        add_generation_prompt=not go_on,
+        continue_final_message=go_on,
+        return_dict=False,
+        tokenizer_kwargs={"verbose": False},  # whether a prompt is too long is said where it is asked
+        **options,
     )
     return list(found)
 

@@ -58,7 +58,12 @@ async def apply_all(tables: Sequence[Table], params: Params, ctx: Context) -> It
             found.setdefault(example.id, example)
     types = {table.name: _types(table) for table in tables}
     rows = {table.name: sql.Rows(_rows(table, types[table.name]), types[table.name]) for table in tables}
-    result = await asyncio.to_thread(sql.query, params.query, rows)
+    try:
+        result = await asyncio.to_thread(sql.query, params.query, rows)
+    except UserError as error:
+        near = next((name for name in rows if f'near "{name}"' in str(error)), None)
+        hint = f" ({near} is a word of SQL, too: write it in double quotes, or rename the step)" if near else ""
+        raise UserError(f"sql: step {ctx.step}: {str(error).removeprefix('sql: ')}{hint}") from None
     as_json = {name for each in types.values() for name, kind in each.items() if kind == "JSON"} - OWN.keys()
     return list(_outcomes(result, found, as_json))
 
