@@ -1,14 +1,12 @@
 """Every method of weights, targets and replay on the tiny model: it trains, it resumes, it repeats."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from refinery.records import Example
-from tests.trainers.conftest import JobMaker, gap, make_examples
-from tests.trainers.test_train import Killed, killer, manifest
-from trainers.job import fingerprint
+from tests.trainers.conftest import JobMaker, gap
+from tests.trainers.test_train import Killed, killer
 from trainers.train import train
 
 GENERAL = [
