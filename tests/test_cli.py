@@ -73,6 +73,19 @@ def test_unknown_starter_and_stage_are_one_line(tmp_path: Path) -> None:
     assert 'did you mean "train"?' in done.stderr
 
 
+def test_init_lists_the_ready_specs_and_their_first_sentence(tmp_path: Path) -> None:
+    done = refinery("init", "--list", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    names = {line.split()[0] for line in lines if line[:1].strip()}
+    assert names == {path.stem for path in (ROOT / "refinery" / "starters").glob("*.yaml")}
+    assert not list(tmp_path.iterdir())
+    (first,) = [line for line in lines if line.startswith("magpie ")]
+    assert "Magpie (arXiv:2406.08464)" in first
+
+
 def test_starters_are_the_ready_specs() -> None:
+    """All but the one whose data are not shipped and the long comparison."""
+    ready = {path.name for path in (ROOT / "specs").glob("*.yaml")} - {"alpaca.yaml", "lab_tuned.yaml"}
+    assert {path.name for path in (ROOT / "refinery" / "starters").glob("*.yaml")} == ready
     for starter in (ROOT / "refinery" / "starters").glob("*"):
         assert starter.read_bytes() == (ROOT / "specs" / starter.name).read_bytes(), starter.name

@@ -1,9 +1,13 @@
 """The command line: thin verbs over the packages. Heavy imports happen inside the commands, so that help is instant."""
 
+from __future__ import annotations
+
+import itertools
+import re
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +16,9 @@ from refinery.cli.export import export
 from refinery.cli.label import label
 from refinery.cli.reading import Overrides, SpecPath, reading
 from refinery.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     name="refinery",
@@ -27,7 +34,8 @@ STAGES = ("refine", "train", "evaluate", "report")
 
 @app.command()
 def init(
-    template: Annotated[str, typer.Argument(help="Which starter: lab, quickstart or raft_qwen.")] = "lab",
+    template: Annotated[str, typer.Argument(help="Which ready spec; --list shows what there is.")] = "lab",
+    list_: Annotated[bool, typer.Option("--list", help="List the ready specs and what they do.")] = False,
     to: Annotated[Path, typer.Option("--to", help="Folder to write into.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
@@ -36,6 +44,10 @@ def init(
 
     folder = Path(__file__).parent.parent / "starters"
     starters = sorted(path.stem for path in folder.glob("*.yaml"))
+    if list_:
+        from refinery.cli.printing import console
+
+        return _list_starters(console(), folder, starters)
     if template not in starters:
         raise UserError(f'no starter "{template}"{did_you_mean(template, starters)}; there are: {", ".join(starters)}')
     to.mkdir(parents=True, exist_ok=True)
@@ -48,6 +60,20 @@ def init(
             raise UserError(f"{target} exists and differs (use --force to overwrite it)")
         target.write_text(text, "utf-8")
     typer.echo(f"wrote {to / f'{template}.yaml'}\nnext: refinery run {to / f'{template}.yaml'}")
+
+
+def _list_starters(out: Console, folder: Path, starters: list[str]) -> None:
+    """A line for each: the first sentence of the comment at its top."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    for name in starters:
+        lines = (folder / f"{name}.yaml").read_text("utf-8").splitlines()[2:]
+        comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+        text = " ".join(" ".join(line.removeprefix("#") for line in comment).split())
+        grid.add_row(name, re.split(r"(?<=\.) (?=[A-Z])", text)[0])
+    out.print(grid)
 
 
 @app.command()

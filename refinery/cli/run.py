@@ -37,7 +37,10 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
                         store.finish_run(run_id, "complete")  # as the report will tell
                     with Progress(console, stage) as progress:
                         STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
-                    console.print(f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False)
+                    if getattr(spec, stage, True) is not None:  # without train: there was nothing to be done
+                        console.print(
+                            f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False
+                        )
                 status = "complete"
             except KeyboardInterrupt:
                 status = "interrupted"
