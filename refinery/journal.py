@@ -1,7 +1,7 @@
 """The journal: what was answered since the store was last written, so that a killed run loses nothing answered.
 
-Each row is appended to a JSONL file beside the store and reaches the kernel before `append` returns; about once a
-second one thread writes what has gathered to the store in one transaction and deletes the file it stood in. A run
+Each row is appended to a JSONL file beside the store and reaches the kernel before `append` returns; once a second, or
+where much has gathered, one thread writes it to the store in one transaction and deletes the file it stood in. A run
 first replays whatever files a killed one left. A row that stands in both is written over itself, so replaying twice
 changes nothing. (A power cut may lose the last rows: they are not forced to disk one by one. They are asked again.)
 """
@@ -27,6 +27,8 @@ KEYS = {"generations": GENERATION_KEYS, "likelihoods": LIKELIHOOD_KEYS, "outcome
 """The tables that are journaled, and what makes a row of each the same row."""
 
 REPLAY_BATCH = 5000
+MUCH = 4000
+"""Rows that are written to the store before the second is over, so that memory does not grow with the pace."""
 
 
 class _Digests:
@@ -47,7 +49,7 @@ class _Digests:
 
 
 class Journal:
-    """`with Journal(store) as journal:` replays, then writes every `every` seconds until the block ends, however.
+    """`with Journal(store) as journal:` replays, then writes every `every` seconds, or MUCH rows, until the block ends.
 
     Use it under `store.run_lock()`: there is one journal a store. Any thread may append. Where the store cannot be
     written (disk full, held by another program), the next `append` raises that UserError; its row and
@@ -64,7 +66,9 @@ class Journal:
         self._file: FileIO | None = None
         self._number = 0
         self._failure: UserError | None = None
-        self._stop = threading.Event()
+        self._gathered = 0
+        self._due = threading.Event()
+        self._stop = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
     def __enter__(self) -> "Journal":
@@ -73,7 +77,8 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._stop.set()
+        self._stop = True
+        self._due.set()
         self._thread.join()
         try:
             if self._failure:
@@ -123,6 +128,7 @@ class Journal:
                 for table, rows in self._rows.items():
                     self._writing[table].update(rows)
                 self._rows = {table: {} for table in KEYS}
+                self._gathered = 0
                 written = self._number
                 if self._file:
                     self._file.close()
@@ -161,6 +167,9 @@ class Journal:
             raise RowError("invalid_text", str(error)) from None
         with self._lock:
             self._rows[table][key] = row  # the store may have room where the journal has none
+            self._gathered += 1
+            if self._gathered == MUCH:
+                self._due.set()
             if table in self._digests:
                 self._digests[table].add(key[0])
             try:
@@ -174,7 +183,11 @@ class Journal:
             raise self._failure
 
     def _run(self) -> None:
-        while not self._stop.wait(self.every):
+        while True:
+            self._due.wait(self.every)
+            self._due.clear()
+            if self._stop:
+                return
             try:
                 self.flush()
             except UserError as error:
