@@ -17,6 +17,7 @@ Tail = Literal["renorm", "bucket", "full"]
 Estimator = Literal["analytic", "sampled", "rao_blackwell"]
 Balance = Literal["ema", "initial", "gradient"]
 Source = Literal["student", "stored", "teacher"]
+Teaching = Literal["frozen", "ema", "live"]
 
 
 class DistillParams(TrainParams):
@@ -28,7 +29,7 @@ class DistillParams(TrainParams):
     """What `preset` names: values for parameters that are not given."""
 
     # the teacher
-    teacher: Annotated[Literal["frozen", "ema", "live"], Later] = "frozen"
+    teacher: Annotated[Teaching, Later] = "frozen"
     """Whose weights: the model before training (under LoRA the same weights with the adapter off), a moving average of
     the student's, or the student's own at that step."""
     teacher_ema: Annotated[float, Later] = Field(0.02, gt=0, le=1)
