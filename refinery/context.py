@@ -34,6 +34,8 @@ class Context:
         self.step, self.seed, self.window = step, seed, window
         self.prepared: Any = None
         """What the op's `prepare` found in all rows, where it has one."""
+        self.note: Callable[[RowError | None], None] = lambda _: None
+        """Called by `map` with each item's failure, or None; what it raises stops the rest."""
         self._provider = provider
 
     async def ask(
@@ -98,7 +100,7 @@ class Context:
         raised in its place, in the order of the items. Any other error stops the rest and is raised."""
         results: list[Any] = []
         waiting = iter(items)
-        workers = [asyncio.create_task(_work(function, waiting, results)) for _ in range(self.window)]
+        workers = [asyncio.create_task(_work(function, waiting, results, self.note)) for _ in range(self.window)]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -108,7 +110,12 @@ class Context:
         return results
 
 
-async def _work(function: Callable[[Item], Awaitable[Any]], waiting: Iterator[Item], results: list[Any]) -> None:
+async def _work(
+    function: Callable[[Item], Awaitable[Any]],
+    waiting: Iterator[Item],
+    results: list[Any],
+    note: Callable[[RowError | None], None],
+) -> None:
     for item in waiting:
         place = len(results)
         results.append(None)
@@ -116,3 +123,4 @@ async def _work(function: Callable[[Item], Awaitable[Any]], waiting: Iterator[It
             results[place] = await function(item)
         except RowError as error:
             results[place] = error
+        note(results[place] if isinstance(results[place], RowError) else None)

@@ -101,6 +101,8 @@ class Runner:
     failures: Counter[str] = field(default_factory=Counter)
     quoted: list[str] = field(default_factory=list)
     ran: int = 0
+    items: int = 0
+    """Of a table step, worked on side by side."""
     told: float = 0.0
 
     async def bring_up(self) -> StepResult:
@@ -117,7 +119,7 @@ class Runner:
             self.ctx = Context(step.name, self.spec.seed, self.services, window)
             self.state = StepProgress(step.name, step.op, total)
             if step.is_table:
-                self.ran = total
+                self.ran, self.ctx.note = total, self._note_item
                 await run_table(step, self.store, self.run_id, self.ctx, self._table_progress)
                 self.state.done = total
             else:
@@ -200,10 +202,13 @@ class Runner:
             return self._failed(example, error)
 
     def _failed(self, example: Example, error: RowError) -> Outcome:
+        self._count(error)
+        return failed(example, getattr(self.step.params, "on_error", "answer"), error)
+
+    def _count(self, error: RowError) -> None:
         self.failures[error.reason] += 1
         if len(self.quoted) < SHOWN:
             self.quoted.append(f"{error.reason}: {error.detail}" if error.detail else error.reason)
-        return failed(example, getattr(self.step.params, "on_error", "answer"), error)
 
     def _note(self, position: int, example: Example, outcome: Outcome) -> None:
         try:
@@ -216,13 +221,20 @@ class Runner:
         self.state.counts[outcome.action, outcome.reason] += 1
         self._tell()
         if self.failures:
-            self._stop_if_most_fail()
+            self._stop_if_most_fail(self.ran, "rows")
 
-    def _stop_if_most_fail(self) -> None:
+    def _note_item(self, error: RowError | None) -> None:
+        """One item of a table step's `Context.map`."""
+        self.items += 1
+        if error is not None:
+            self._count(error)
+            self._stop_if_most_fail(self.items, "items")
+
+    def _stop_if_most_fail(self, tried: int, what: str) -> None:
         limits, bad = self.spec.limits, self.failures.total()
-        if self.ran >= limits.after and bad > limits.failed * self.ran and limits.failed < 1:
+        if tried >= limits.after and bad > limits.failed * tried and limits.failed < 1:
             raise UserError(
-                f"step {self.step.name}: {bad} of the first {self.ran} rows failed, more than limits.failed "
+                f"step {self.step.name}: {bad} of the first {tried} {what} failed, more than limits.failed "
                 f"({limits.failed:g}) allows; the first: {'; '.join(self.quoted)}"
             )
 

@@ -253,6 +253,39 @@ def test_ctrl_c(tmp_path, calm, at):
         assert project.rows() == calm[0] and asked_again(server) <= 8
 
 
+@pytest.mark.slow
+def test_sigterm(tmp_path, calm):
+    with Faulty(latency=0.1) as server:
+        project = Project(tmp_path, server.url, ROWS)
+        project.spec()
+        process = command(tmp_path, "run", "spec.yaml", "--stage", "refine")
+        wait_for(server, 30)
+        stopped = time.monotonic()
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - stopped < 3 and process.returncode == 143 and "Traceback" not in said
+        server.latency = 0
+        project.run()
+        assert project.rows() == calm[0] and asked_again(server) <= IN_FLIGHT
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_for_a_while(tmp_path, calm):
+    """As when a laptop sleeps: what was on the wire has timed out meanwhile."""
+    with Faulty(latency=0.1) as server:
+        project = Project(tmp_path, server.url, ROWS)
+        project.text = project.text.replace("timeout: 20", "timeout: 2")
+        project.spec()
+        process = command(tmp_path, "run", "spec.yaml", "--stage", "refine")
+        wait_for(server, 30)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(4)
+        process.send_signal(signal.SIGCONT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        assert project.rows() == calm[0] and asked_again(server) <= IN_FLIGHT
+
+
 CLOCK = """
 import random, time
 started, true, chance = time.time(), time.time, random.Random(0)
@@ -533,6 +566,25 @@ def test_a_share_of_failures_above_the_limit_stops_the_run(tmp_path, monkeypatch
         assert counts["rewritten"] == {"changed ok": 100, "fell_back bad_request": 100}
         again = sum(server.asked[name] - 1 for name in first)
         assert asked_again(server) <= again <= IN_FLIGHT, "at most what was on the wire when it stopped"
+
+
+ARTICLES = """
+  asked: {op: questions, from: source, model: writer, kinds: [direct], n: 2, form: lines, text: "{{ question }}"}
+"""
+
+
+def test_the_limit_holds_in_table_steps_too(tmp_path):
+    with Faulty(refusing(5)) as server:
+        project = Project(tmp_path, server.url, 300, ARTICLES)
+        project.text = project.text.replace("concurrency: 16", "concurrency: 4")
+        with pytest.raises(
+            UserError, match=r"step asked: \d+ of the first \d+ items failed, .*; the first: bad_request: HTTP 413"
+        ):
+            project.run("limits.failed=0.35", "limits.after=60")
+        assert server.asked.total() < 200
+        _, counts = project.run("limits.failed=0.8")
+        assert counts["asked"] == {"dropped bad_request": 150, "dropped expanded": 150, "created ok": 300}
+        assert asked_again(server) <= IN_FLIGHT
 
 
 def test_decisions_are_no_failures(tmp_path):
