@@ -119,7 +119,9 @@ class Runner:
             self.ctx = Context(step.name, self.spec.seed, self.services, window)
             self.state = StepProgress(step.name, step.op, total)
             if step.is_table:
-                self.ran, self.ctx.note = total, self._note_item
+                self.ran = total
+                if not hasattr(step.module, "requests_in_all"):  # there a refused draw is part of the search
+                    self.ctx.note = self._note_item
                 await run_table(step, self.store, self.run_id, self.ctx, self._table_progress)
                 self.state.done = total
             else:

@@ -587,6 +587,19 @@ def test_the_limit_holds_in_table_steps_too(tmp_path):
         assert asked_again(server) <= IN_FLIGHT
 
 
+def test_many_rows_that_a_server_refuses_for_good_do_not_stop_the_next_run(tmp_path, quick):
+    """A table step asks for them again, before it gets an answer to anything else."""
+    refused = lambda number, body: 413 if "number 1" in body["messages"][-1]["content"] else None  # noqa: E731
+    with Faulty(lambda number, body: refused(number, body) or (503 if "number 99?" in str(body) else None)) as server:
+        project = Project(tmp_path, server.url, 200, ARTICLES)
+        project.text = project.text.replace("retries: 8", "retries: 0")
+        _, counts = project.run("limits.failed=1")
+        assert counts["asked"]["dropped bad_request"] > 100 and counts["asked"]["dropped server_error"] == 1
+        server.rule = refused
+        _, counts = project.run("limits.failed=1")
+        assert counts["asked"]["dropped expanded"] == 200 - counts["asked"]["dropped bad_request"]
+
+
 def test_decisions_are_no_failures(tmp_path):
     """A gate that all rows fail is a result, not a fault."""
     graph = LIMITED + "  agrees: {op: length_filter, from: rewritten, max: 1}\n"

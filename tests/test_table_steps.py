@@ -1,6 +1,7 @@
 """Table steps in the engine: resumed, repaired, accounted for. Models count what they are asked; no network."""
 
 import json
+import random
 from collections import Counter
 
 import numpy as np
@@ -280,6 +281,19 @@ def test_such_a_step_stopped_in_its_middle_does_all_again(tmp_path, writer, undi
         project.run()
     project.run()
     assert project.rows() == rows and writer.asked == expected
+
+
+def test_draws_that_a_search_refuses_are_no_failures(tmp_path, writer):
+    """synthesize may refuse three of four and go on: its own max_tries is its limit."""
+    project = Project(tmp_path / "search", INVENTING)
+    writer.fail = lambda text, nth: RowError("empty_response") if text.startswith("Below") and chance() < 0.7 else None
+    chance = random.Random(0).random
+    project.spec()
+    text = (project.folder / "spec.yaml").read_text().replace("graph:", "limits: {failed: 0.3, after: 5}\ngraph:")
+    (project.folder / "spec.yaml").write_text(text)
+    spec = load_spec(project.folder / "spec.yaml")
+    results = run_graph(spec, project.store)
+    assert results["invented"].count("created") >= 1
 
 
 # -- bugs of an operation are told ------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class CachedModel:
         self.counts: Counts = getattr(model, "counts", None) or Counts()
         self.identity = model.identity
         self._named = getattr(model, "generate_named", None)
+        self._trust = getattr(model, "trust", lambda: None)
         self._under_way: dict[tuple[str, int], asyncio.Future[Any] | None] = {}
         self._lookups = {
             "generations": Batcher(_each(store.generations), max_batch=LOOKUP_BATCH, name="cache"),
@@ -99,6 +100,7 @@ class CachedModel:
         if not found and self.journal.may_be_stored("generations", name):
             found = reusable(await self._lookups["generations"](name) or (), sampling.max_tokens)
         if found:
+            self._trust()
             tokens = found["prompt_tokens"], found["completion_tokens"]
             return Reply(found["text"], found["finish_reason"], *tokens, cached=True)
         if self._named:

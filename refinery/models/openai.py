@@ -61,6 +61,10 @@ class OpenAIModel:
         found = await self.servers.ask(path, self._body(prompt, sampling, name), self._reply)
         return found
 
+    def trust(self) -> None:
+        """Answers of this model are stored."""
+        self.servers.trusted = True
+
     async def loglikelihood(self, messages: list[Message], continuation: str) -> Likelihood:
         """By a completion of no words whose prompt is scored; UserError unless the entry says how (`likelihood`)."""
         check_text(continuation, *texts_of(messages))

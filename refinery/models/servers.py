@@ -113,6 +113,8 @@ class Servers:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[asyncio.Future[Server]] = deque()
         self._answered = self._failed = 0
+        self.trusted = False
+        """Set where an earlier run had answers: then a refused request tells of itself alone."""
         self._stop: UserError | None = None
         self._idle: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -289,7 +291,8 @@ class Servers:
 
     async def _given_up(self, failure: Failure, tries: int) -> Exception:
         """What a request that failed for good raises; a UserError stops the others too."""
-        self._failed += 1
+        if not (self.trusted and failure.reason == "bad_request"):
+            self._failed += 1
         if not self._stop and failure.reason == "unreachable":
             self._stop = UserError(f"{self.place}: cannot reach {self._addresses()} ({failure.detail}, {tries} tries)")
         elif not self._stop and not self._answered and self._failed >= HOPELESS:
