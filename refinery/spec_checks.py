@@ -102,9 +102,8 @@ def _misplaced(model: ModelSpec) -> Iterator[tuple[str, str]]:
     """(key, message) for keys of an entry that its other keys leave without a meaning."""
     if model.backend == "openai" and model.adapter:
         yield "adapter", "an adapter goes with backend: transformers or vllm; a server knows it by a model name"
-    elif model.adapter and model.adapter != "lab_asker":
-        if not (Path(model.adapter).expanduser() / "adapter_config.json").is_file():
-            yield "adapter", f"there is no adapter_config.json in {model.adapter}"
+    elif model.adapter and not (Path(model.adapter).expanduser() / "adapter_config.json").is_file():
+        yield "adapter", f"there is no adapter_config.json in {model.adapter}"
     if model.backend != "vllm":
         for key in ("args", "command"):
             yield key, f"{key} goes with backend: vllm"

@@ -64,10 +64,8 @@ def folder(model: str, revision: str | None = None, *, fetch: bool = False) -> P
 
 
 def adapter_folder(adapter: str) -> Path:
-    """A LoRA adapter's folder; "lab_asker" is the shipped one. UserError where it is none."""
-    from refinery.lab import ASKER
-
-    path = ASKER if adapter == "lab_asker" else Path(adapter).expanduser()
+    """A LoRA adapter's folder. UserError where it is none."""
+    path = Path(adapter).expanduser()
     if not (path / "adapter_config.json").is_file():
         raise UserError(f"adapter {adapter}: no adapter_config.json there; an adapter is a folder that peft wrote")
     return path
