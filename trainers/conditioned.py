@@ -88,8 +88,8 @@ def build(run: Run, sft_steps: int = 0, second_rate: float = 1.0) -> Any:
     settings, teacher = _settings(run, sft_steps), _teacher(run)
     run.notes |= {"rollout_limit": limit, "top_k": settings.how.top_k, "teacher": NAMES[teacher.kind]}
     rows = [
-        {"prompt": r.prompt, "answer": r.answer, "teacher_prompt": r.teacher_prompt or r.prompt}
-        for r in run.prepared.rows
+        {"place": place, "prompt": r.prompt, "answer": r.answer, "teacher_prompt": r.teacher_prompt or r.prompt}
+        for place, r in enumerate(run.prepared.rows)
     ]
     trainer = ConditionedDistillation(
         settings=settings,

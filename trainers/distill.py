@@ -26,8 +26,10 @@ from transformers import TrainerCallback
 
 from trainers.balance import Balancer
 from trainers.loop import Loop
-from trainers.losses import cross_entropy, distillation, reward_to_go, sample_means
-from trainers.rollouts import Batch, Rollouts, Settings
+from trainers.losses import cross_entropy, distillation, gradient_at, reward_to_go, sample_means
+from trainers.phases import two_phases
+from trainers.reprompt import Reprompt
+from trainers.rollouts import Batch, Rollouts, Settings, like
 from trainers.teachers import Teacher, causal_model, check_head, frozen_copy, head_of, last_layer, teaching
 
 __all__ = ["ConditionedDistillation", "Settings", "causal_model", "check_head", "frozen_copy", "head_of", "teaching"]
@@ -60,6 +62,8 @@ class ConditionedDistillation(Loop, Rollouts):
         self.repeats = self.args.gradient_accumulation_steps
         self._lambda = 1.0 if balancer.fixed is None else balancer.fixed
         self._seen: list[Tensor] = []
+        self.reprompt: Reprompt | None = None
+        """Makes the teacher's prompts once the rollouts are there (trainers/reprompt.py)."""
         teacher.follow(self.accelerator.unwrap_model(self.model))
         self.add_callback(_Follow(self))
 
@@ -82,6 +86,16 @@ class ConditionedDistillation(Loop, Rollouts):
         if checkpoint is not None:
             self.teacher.load(Path(checkpoint))
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        first = self.settings.sft_steps
+        if not first:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            one = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = two_phases(one, self.args, first, num_training_steps, self.second_rate)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     # ---- rollouts
 
     @property
@@ -95,17 +109,21 @@ class ConditionedDistillation(Loop, Rollouts):
 
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
         rollouts = self._rollouts(inputs) if self._distilling else [[] for _ in inputs]
-        flat = [z for row in rollouts for z in row]
-        prompts = [row["teacher_prompt"] for row, zs in zip(inputs, rollouts, strict=True) for _ in zs]
+        shown = [[row["teacher_prompt"]] * len(zs) for row, zs in zip(inputs, rollouts, strict=True)]
+        if self.reprompt is not None and self._distilling:
+            rollouts, shown, shares = self.reprompt([row["place"] for row in inputs], rollouts)
+            for name, value in shares.items():
+                self._metrics["train"][name].append(value)
+        flat, prompts = [z for row in rollouts for z in row], [p for row in shown for p in row]
         batch: Batch = {
             "place": torch.arange(len(inputs)),  # TRL takes the number of rows from the first value
             "prompt": [row["prompt"] for row in inputs],
             "answer": [row["answer"] if self._supervising else [] for row in inputs],
             "rollout": rollouts,
-            "teacher": _like(rollouts, self._teacher_states(prompts, flat)),
+            "teacher": like(rollouts, self._teacher_states(prompts, flat)),
         }
         if self._sampler is not None:
-            batch["sampler"] = _like(rollouts, self._sampler)
+            batch["sampler"] = like(rollouts, self._sampler)
         units = sum(len(self._kept(z)) for z in flat) if self.settings.by_tokens else len(flat)
         counts = torch.tensor([sum(map(len, batch["answer"])), units], device=self.accelerator.device)
         totals = self.accelerator.reduce(counts, "sum").clamp(min=1)
@@ -142,7 +160,7 @@ class ConditionedDistillation(Loop, Rollouts):
             micro = {key: value[rows] for key, value in batch.items() if isinstance(value, list)}
             if self.balancer.kind == "gradient":
                 sums = self._sums(student, micro)
-                gradients.append(torch.stack([_gradient(term, student) for term in (sums.sft, sums.kl)]))
+                gradients.append(torch.stack([gradient_at(term, last_layer(student)) for term in (sums.sft, sums.kl)]))
             else:
                 with torch.no_grad():
                     call = (self.model_wrapped, student, self._sums, student, micro)
@@ -203,6 +221,8 @@ class ConditionedDistillation(Loop, Rollouts):
         skip = self.settings.skip_tokens
         prefixes = [*(p for p, _ in answered), *(p + z[:skip] for p, z in asked)]
         rollouts = [z[skip:] for _, z in asked]
+        if not prefixes:  # of all attempts none can be learnt from
+            return Sums(*[sum(p.flatten()[0] * 0.0 for p in student.parameters() if p.requires_grad)] * 4)
         states = self._states(student, prefixes, [*(y for _, y in answered), *rollouts])
         targets = torch.tensor([token for _, answer in answered for token in answer], device=states.device).long()
         along_answers, along_rollouts = states.split([len(targets), len(states) - len(targets)])
@@ -271,17 +291,3 @@ class _Follow(TrainerCallback):
         self.trainer.teacher.step()
         if state.global_step == self.trainer.settings.sft_steps and given.get("optimizer") is not None:
             given["optimizer"].state.clear()
-
-
-def _like(nested: list[list[Any]], flat: list[Any]) -> list[list[Any]]:
-    """`flat` in the shape of `nested`."""
-    values = iter(flat)
-    return [[next(values) for _ in row] for row in nested]
-
-
-def _gradient(term: Tensor, student: Any) -> Tensor:
-    """The term's gradient at the student's last layer, as one vector."""
-    weights = last_layer(student)
-    found = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
-    parts = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
-    return torch.cat([part.flatten().float() for part in parts])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from refinery.errors import UserError
+from trainers.errors import Diverged
 from trainers.job import Progress
 
 if TYPE_CHECKING:
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 MARKER = "refinery.json"
 """The last file written into a checkpoint: one without it was cut off while being written."""
 
-HOPELESS = 25
+HOPELESS = 5
 """Steps in a row without a finite gradient after which training gives up."""
+
+WINDOW, TIMES, NATS = 10, 2.0, 3.0
+"""A loss has run away when its mean over the last WINDOW steps is above TIMES the highest of the first WINDOW + NATS."""
 
 METRICS = {
     "loss": "loss",
@@ -33,6 +36,8 @@ METRICS = {
     "coverage": "coverage",
     "teacher_tail": "teacher_tail",
     "student_tail": "student_tail",
+    "solved": "solved",
+    "informed": "informed",
     "completions/mean_length": "rollout_length",
     "completions/clipped_ratio": "rollouts_cut",
 }
@@ -88,7 +93,9 @@ class Loop:
         model.zero_grad(set_to_none=True)
         self.broken, self._in_a_row = self.broken + 1, self._in_a_row + 1
         if self._in_a_row >= HOPELESS:
-            raise UserError(f"training: no finite gradient for {HOPELESS} steps in a row; lower learning_rate")
+            step = self.state.global_step + 1
+            words = f"no finite gradient for {HOPELESS} steps in a row, lower learning_rate,"
+            raise Diverged(words, step, step - HOPELESS + 1)
         return norm
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -105,8 +112,10 @@ class Watch(TrainerCallback):
     once more; the store keeps the later value.
     """
 
-    def __init__(self, store: "Store | None", checkpoint: str, total: int, progress: Progress | None):
-        self.store, self.checkpoint, self.total, self.progress = store, checkpoint, total, progress
+    def __init__(self, store: "Store | None", checkpoint: str, tokens: list[int], progress: Progress | None):
+        """`tokens`: those of each step's rows."""
+        self.store, self.checkpoint, self.tokens, self.progress = store, checkpoint, tokens, progress
+        self._first: list[float] = []
         self.recent: list[dict[str, float]] = []
         """The metrics of the last ten steps."""
         self._rows: list[tuple[int, str, float]] = []
@@ -120,14 +129,30 @@ class Watch(TrainerCallback):
         values = {METRICS[name]: float(v) for name, v in logs.items() if name in METRICS and v is not None}
         if "kl_loss" not in values:
             values = {"sft_loss": values["loss"], **values}
-        values["step_seconds"] = now - self._last
+        step = state.global_step
+        values |= {"step_seconds": now - self._last, "tokens": float(self.tokens[step - 1])}
         self._last = now
-        self._rows += [(state.global_step, name, value) for name, value in values.items() if math.isfinite(value)]
+        self.record(step, values)
         self.recent = [*self.recent[-9:], values]
         if now - self._written > 2:
             self.flush()
         if self.progress:
-            self.progress(state.global_step, self.total, values["loss"])
+            self.progress(step, len(self.tokens), values["loss"])
+        self._check(step, values["loss"])
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """What is to stand in the store of a step; what is not finite does not."""
+        self._rows += [(step, name, value) for name, value in values.items() if math.isfinite(value)]
+
+    def _check(self, step: int, loss: float) -> None:
+        """Diverged where the loss has run away from that of the first steps since this training began or went on."""
+        if len(self._first) < WINDOW:
+            self._first.append(abs(loss))
+            return
+        limit, mean = TIMES * max(self._first) + NATS, sum(one["loss"] for one in self.recent) / len(self.recent)
+        if mean > limit:
+            words = f"the loss has run away ({mean:.3g} over {WINDOW} steps, {max(self._first):.3g} at first),"
+            raise Diverged(f"{words} lower learning_rate,", step, step - WINDOW + 1)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.flush()

@@ -33,6 +33,13 @@ def reward_to_go(values: Tensor, lengths: list[int]) -> Tensor:
     return torch.cat(rows) if rows else values
 
 
+def gradient_at(term: Tensor, weights: list[torch.nn.Parameter]) -> Tensor:
+    """The term's gradient at some weights, as one vector; the graph stays."""
+    found = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+    parts = [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
+    return torch.cat([part.flatten().float() for part in parts])
+
+
 class Head(NamedTuple):
     """How hidden states become logits: cap(scale · (h Wᵀ + b)), where cap(x) is softcap · tanh(x / softcap)."""
 

@@ -40,6 +40,12 @@ class Settings:
     importance_cap: float | None = None
 
 
+def like(nested: list[list[Any]], flat: list[Any]) -> list[list[Any]]:
+    """`flat` in the shape of `nested`."""
+    values = iter(flat)
+    return [[next(values) for _ in row] for row in nested]
+
+
 class Rollouts(DistillationTrainer):
     """TRL's generation, by student, teacher or data."""
 

@@ -41,7 +41,7 @@ def batch_of(trainer: ConditionedDistillation, rows: list[Row], places: list[int
     states = trainer._teacher_states([rows[p].teacher_prompt for p in places], rollouts)
     return {
         "prompt": [rows[p].prompt for p in places],
-        "answer": [rows[p].answer for p in places],
+        "answer": [rows[p].answer if trainer.settings.supervised else [] for p in places],
         "rollout": [[z] for z in rollouts],
         "teacher": [[part] for part in states],
     }
