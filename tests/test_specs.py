@@ -266,8 +266,8 @@ def test_served(folder: Path, url: str, monkeypatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAB)
 def test_runs_on_the_small_model(name: str, folder: Path) -> None:
-    """Twenty rows, and something came of it: no step loses all it was given but where the spec says so."""
-    results, _ = refine(name, folder, "source.limit=20")
+    """Twenty rows, and something came of it at every step. (Of the thirty drafts every kind has its own two.)"""
+    results, _ = refine(name, folder, f"source.limit={30 if name == 'filters' else 20}")
     for step, result in results.items():
         assert sum(result.counts.values()) > 0, step
     happened = sum(
