@@ -362,7 +362,7 @@ def random_words(monkeypatch, characters):
 def test_a_file_that_may_not_grow(tmp_path, monkeypatch):
     random_words(monkeypatch, 40_000)
     with Faulty(latency=0.02) as server:
-        project = Project(tmp_path, server.url, 30)
+        project = Project(tmp_path, server.url, 40, LIMITED)
         assert project.store.path.exists()
         code = SMALL_FILES.replace("BYTES", str(project.store.path.stat().st_size + 1_000_000)) + RUN
         goes_on_when_there_is_space(
