@@ -91,7 +91,7 @@ class ConditionedDistillation(Loop, Rollouts):
         if not first:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            one = self.optimizer if optimizer is None else optimizer
+            one: Any = self.optimizer if optimizer is None else optimizer
             self.lr_scheduler = two_phases(one, self.args, first, num_training_steps, self.second_rate)
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -193,10 +193,11 @@ class ConditionedDistillation(Loop, Rollouts):
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> Tensor:
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
         if self._seen and len(self._seen) == self.args.gradient_accumulation_steps:
-            self._record(self.accelerator.reduce(torch.stack(self._seen).sum(0), "sum"), self._buffered_inputs[-1])
+            step: Any = self._buffered_inputs
+            self._record(self.accelerator.reduce(torch.stack(self._seen).sum(0), "sum"), step[-1])
             self._seen = []
         return loss
 

@@ -89,9 +89,12 @@ def test_second_phase_is_on_the_named_prompts(job: JobMaker, monkeypatch: pytest
     assert [len(rows), trainer.args.max_steps] == [26, 4]
     assert all(place < 20 for place in trainer.places[:8]) and all(place >= 20 for place in trainer.places[8:])
     seen: list[dict[str, float]] = []
-    trainer.log = lambda logs, start_time=None: seen.append(
-        {**logs, **{k: v[-1] for k, v in trainer._metrics["train"].items()}}
-    )
+
+    def log(logs: dict[str, float], start_time: float | None = None) -> None:
+        seen.append({**logs, **{name: values[-1] for name, values in trainer._metrics["train"].items()}})
+        trainer._metrics["train"].clear()
+
+    trainer.log = log
     steps: list[float] = []
     real = trainer.teacher.step
 

@@ -40,7 +40,7 @@ class Params(DistillParams):
     """Values of the parameters that are not given."""
     learning_rate: float = Field(2e-4, gt=0)
     batch_size: int = Field(32, ge=1)
-    lora: LoraParams | None = LoraParams(rank=64, alpha=128)
+    lora: LoraParams | None = LoraParams.model_validate({"rank": 64, "alpha": 128})
     teacher_prompt: Template | None = TEACHER_PROMPT
     divergence: Kind = "jsd"
     beta: float = Field(0.5, gt=0, lt=1)
