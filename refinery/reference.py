@@ -17,8 +17,10 @@ from pydantic import BaseModel
 
 from refinery import catalog, checks, spec, spec_models
 from refinery.diagnostics import AFTER_REFINE, PACKAGE
+from refinery.markdown import anchor, grid, prose, safe
 from refinery.schema import meanings
-from refinery.typewords import default_words, type_words
+from refinery.spec_types import OpParams
+from refinery.typewords import default_words, type_words, yaml_words
 
 LONG = 60
 """Characters of a default from which on it stands below its table."""
@@ -65,7 +67,7 @@ def markdown() -> str:
     contents = []
     for line in headings:
         marks, _, title = line.partition(" ")
-        contents.append(f"{'  ' * (len(marks) - 2)}- [{title}](#{_anchor(title)})")
+        contents.append(f"{'  ' * (len(marks) - 2)}- [{title}](#{anchor(title)})")
     made = "<!-- Made by `refinery schema --markdown > specs/REFERENCE.md`; what is written here is lost. -->"
     text = "\n".join(["# What a spec may say", "", made, "", INTRODUCTION, "", *contents, "", *body])
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
@@ -75,10 +77,7 @@ def _chapters() -> Iterator[tuple[str, list[str]]]:
     yield "Sections of a spec", [line for heading, model in PARTS for line in _section(heading, model)]
     yield "Operations", [line for name in catalog.names(catalog.OPS) for line in _choice(catalog.OPS, name)]
     yield "Rules that compare answers", _rules()
-    yield (
-        "Training methods",
-        [line for name in catalog.names(catalog.METHODS) for line in _choice(catalog.METHODS, name)],
-    )
+    yield "Training methods", _methods()
     yield "Benchmarks", _benchmarks()
     yield "Sections of the report", _report_sections()
     yield "Diagnostics", _diagnostics()
@@ -93,31 +92,78 @@ def _outside_code(lines: Iterable[str]) -> Iterator[str]:
             yield line
 
 
-def _anchor(title: str) -> str:
-    """As GitHub makes it."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
 # -- chapters ----------------------------------------------------------------------------------------------------------
 
 
 def _section(heading: str, model: type[BaseModel]) -> list[str]:
     hidden = ("params",) if model in (spec_models.StepSpec, spec_models.MethodSpec) else ()
-    return [f"### {heading}", "", _prose(model.__doc__), "", *_table(model, hidden), ""]
+    return [f"### {heading}", "", prose(model.__doc__), "", *_table(model, hidden), ""]
 
 
-def _choice(package: str, name: str) -> list[str]:
-    """An operation or a training method."""
+def _methods() -> list[str]:
+    """What several methods share stands once, before them."""
+    names = catalog.names(catalog.METHODS)
+    bases = [base for name in names for base in _bases(catalog.module(catalog.METHODS, name).Params)]
+    shared = [base for base in dict.fromkeys(bases) if bases.count(base) > 1]
+    lines = []
+    for base in sorted(shared, key=lambda base: len(base.model_fields)):
+        told = prose(base.__doc__ if base.__dict__.get("__doc__") else "")
+        lines += [f"### {base.__name__}", "", told, "", *_table(base, _inherited(base, shared)), ""]
+        above = [nested for other in _bases(base) for nested in _nested(other)]
+        lines += [line for nested in _nested(base) if nested not in above for line in _inner(nested)]
+    return lines + [line for name in names for line in _choice(catalog.METHODS, name, shared)]
+
+
+def _bases(params: type[BaseModel]) -> list[type[BaseModel]]:
+    """The models that it builds on, less those of all operations and methods."""
+    return [cls for cls in params.__mro__[1:] if issubclass(cls, BaseModel) and cls not in (BaseModel, OpParams)]
+
+
+def _inherited(model: type[BaseModel], shared: list[type[BaseModel]]) -> list[str]:
+    """Fields that mean the same in one of the `shared` models that it builds on."""
+    own, above = dict(_rows(model)), [dict(_rows(base)) for base in _bases(model) if base in shared]
+    return [name for name, row in own.items() if above and row == next((a[name] for a in above if name in a), None)]
+
+
+def _inner(nested: type[BaseModel]) -> list[str]:
+    """A mapping inside the parameters."""
+    return ["", f"**{nested.__name__}**: {prose(nested.__doc__)}", "", *_table(nested), ""]
+
+
+def _choice(package: str, name: str, shared: list[type[BaseModel]] | None = None) -> list[str]:
+    """An operation, or a training method with what it adds to the `shared` models."""
     module = catalog.module(package, name)
-    lines = [f"### {name}", "", _prose(module.__doc__), ""]
+    lines = [f"### {name}", "", prose(module.__doc__), ""]
     if package == catalog.OPS:
         lines += [_reads(module), ""]
-    lines += _table(module.Params)
+    bases = [base for base in _bases(module.Params) if base in (shared or [])]
+    inherited = _inherited(module.Params, bases)
+    if bases:
+        named = ", ".join(f"[{base.__name__}](#{anchor(base.__name__)})" for base in bases)
+        only = len(inherited) == len(module.Params.model_fields)
+        own = "no others." if only else "these, which are its own or have another default:"
+        lines += [f"It has the parameters of {named} and {own}", ""]
+    lines += _table(module.Params, inherited)
     for nested in _nested(module.Params):
-        lines += ["", f"**{nested.__name__}**: {_prose(nested.__doc__)}", "", *_table(nested)]
+        if not any(nested in _nested(base) for base in bases):
+            lines += _inner(nested)
+    lines += _presets(module)
     if package == catalog.OPS and (told := _told(module)):
         lines += ["", "What it leaves with a row:", "", *told]
     return [*lines, ""]
+
+
+def _presets(module: ModuleType) -> list[str]:
+    """What each value of `preset` sets; long texts by name alone."""
+    presets = getattr(module, "PRESETS", None) or getattr(module.Params, "PRESETS", {})
+    lines = []
+    for name, values in presets.items():
+        words = [
+            f"its own {key}" if len(text := yaml_words(each)) > LONG or "\n" in text else f"{key} {text}"
+            for key, each in values.items()
+        ]
+        lines.append(f"- `{name}`: {safe(', '.join(words)) or 'the defaults'}")
+    return ["", "What a `preset` sets, where nothing is written beside it:", "", *lines, ""] if lines else []
 
 
 def _reads(module: ModuleType) -> str:
@@ -128,7 +174,7 @@ def _reads(module: ModuleType) -> str:
     if module.VARIABLES:
         named = ", ".join(f"`{name}`" for name in module.VARIABLES)
         text = _literals(module).get("VARIABLES", "")
-        words.append(f"Its templates also know {named}." + (f" {_prose(_sentence(text))}" if text else ""))
+        words.append(f"Its templates also know {named}." + (f" {prose(_sentence(text))}" if text else ""))
     return " ".join(words)
 
 
@@ -141,16 +187,16 @@ def _told(module: ModuleType) -> list[str]:
     """The docstring of its apply, or those of the functions among which apply chooses."""
     apply: Callable[..., Any] = getattr(module, "apply_all", None) or module.apply
     if apply.__doc__:
-        return [_prose(apply.__doc__)]
+        return [prose(apply.__doc__)]
     called = [getattr(module, name, None) for name in apply.__code__.co_names]
     own = [one for one in called if inspect.isfunction(one) and one.__module__ == module.__name__]
     docs = [(one.__name__.strip("_"), one.__doc__) for one in own if one.__doc__]
-    return [f"- {name}: {_prose(' '.join(inspect.cleandoc(doc).split()))}" for name, doc in docs]
+    return [f"- {name}: {prose(' '.join(inspect.cleandoc(doc).split()))}" for name, doc in docs]
 
 
 def _rules() -> list[str]:
     """`kind` and `check` of several operations."""
-    return [_prose(checks.__doc__), "", _prose(checks.value_of.__doc__), "", _prose(checks.compare.__doc__), ""]
+    return [prose(checks.__doc__), "", prose(checks.value_of.__doc__), "", prose(checks.compare.__doc__), ""]
 
 
 def _benchmarks() -> list[str]:
@@ -159,13 +205,13 @@ def _benchmarks() -> list[str]:
     for file in sorted(set(found.values())):
         names = [name for name, place in found.items() if place == file]
         doc = inspect.cleandoc(catalog.module(catalog.BENCHMARKS, file).__doc__ or "")
-        lines += [f"### {file} benchmarks", "", _prose(doc), "", ", ".join(f"`{name}`" for name in names), ""]
+        lines += [f"### {file} benchmarks", "", prose(doc), "", ", ".join(f"`{name}`" for name in names), ""]
     return lines
 
 
 def _report_sections() -> list[str]:
     rows = [(f"`{name}`", _first(catalog.module(catalog.SECTIONS, name))) for name in catalog.names(catalog.SECTIONS)]
-    return [*_grid(("section", "what it shows"), rows), ""]
+    return [*grid(("section", "what it shows"), rows), ""]
 
 
 def _diagnostics() -> list[str]:
@@ -178,12 +224,12 @@ def _diagnostics() -> list[str]:
     ]
     for name in catalog.names(PACKAGE):
         module = catalog.module(PACKAGE, name)
-        lines += [f"### {name} measures", "", _prose(module.__doc__), ""]
+        lines += [f"### {name} measures", "", prose(module.__doc__), ""]
         tools = [*(f"needs {tool}" for tool in module.NEEDS), *(f"uses {tool} where given" for tool in module.USES)]
         tools += [f"library {library}" for library in module.LIBRARIES]
         lines += [f"Tools: {', '.join(tools)}.", ""] if tools else []
         rows = [(f"`{key}`", what, how) for key, (what, how) in module.MEANINGS.items()]
-        lines += [*_grid(("measure", "what it is", "how to read it"), rows), ""]
+        lines += [*grid(("measure", "what it is", "how to read it"), rows), ""]
     return lines
 
 
@@ -196,27 +242,33 @@ def _first(module: ModuleType) -> str:
 
 def _table(model: type[BaseModel], hidden: Iterable[str] = ()) -> list[str]:
     """A row a parameter; long defaults stand behind the table."""
-    texts, rows, below = meanings(model), [], []
-    for name, info in model.model_fields.items():
+    rows, below = [], []
+    for name, (key, kind, default, meaning) in _rows(model):
         if name in hidden:
             continue
-        default = default_words(info)
         if len(default) > LONG or "\n" in default:
             below += ["", f"Default of `{name}`:", "", "```text", default, "```"]
             default = "below"
-        elif default and not info.is_required():
+        elif default and default != "required":
             default = f"`{default}`"
-        kind = type_words(info.annotation, info.metadata, _link)
-        rows.append((f"`{info.alias or name}`", kind, default, texts.get(name, "")))
+        rows.append((key, kind, default, meaning))
     if not rows:
-        return ["No parameters."]
-    return [*_grid(("key", "type", "default", "meaning"), rows), *below]
+        return []
+    return [*grid(("key", "type", "default", "meaning"), rows), *below]
+
+
+def _rows(model: type[BaseModel]) -> Iterator[tuple[str, tuple[str, str, str, str]]]:
+    """(field, its key, type, default and meaning)."""
+    texts = meanings(model)
+    for name, info in model.model_fields.items():
+        kind = type_words(info.annotation, info.metadata, _link)
+        yield name, (f"`{info.alias or name}`", kind, default_words(info), texts.get(name, ""))
 
 
 def _link(model: type[BaseModel]) -> str:
     """To the section that describes it, where it is one."""
     heading = next((heading for heading, part in PARTS if part is model), "")
-    return f"[{heading}](#{_anchor(heading)})" if heading else f"mapping ({model.__name__})"
+    return f"[{heading}](#{anchor(heading)})" if heading else f"mapping ({model.__name__})"
 
 
 def _nested(model: type[BaseModel]) -> list[type[BaseModel]]:
@@ -244,25 +296,3 @@ def _literals(module: ModuleType) -> dict[str, str]:
         if isinstance(target, ast.Name) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[target.id] = str(text.value.value)
     return found
-
-
-def _prose(doc: str | None) -> str:
-    """A docstring as Markdown: what is indented stays as it is, as do lines of a word and its meaning."""
-    lines = inspect.cleandoc(doc or "").splitlines()
-    lines = [f"    {line}" if re.match(r"\w+ {2,}\S", line) else line for line in lines]
-    return "\n".join(line if line.startswith("    ") else _safe(line) for line in lines)
-
-
-def _safe(line: str) -> str:
-    """Without tags and emphasis that nobody meant; code spans are left alone."""
-    parts = re.split(r"(`[^`]*`)", line)
-    return "".join(part if part.startswith("`") else re.sub(r"([<*])", r"\\\1", part) for part in parts)
-
-
-def _grid(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(_cell(each) for each in row)} |" for row in rows)]
-
-
-def _cell(text: str) -> str:
-    return _safe(" ".join(text.split())).replace("|", "\\|")

@@ -108,19 +108,28 @@ def _grids(train: Json, methods: list[Json]) -> None:
 COMMON = {
     "banned": "Phrases that a text may not hold, in any case, unless the question or the reference does.",
     "check": "The rule by which an answer agrees with the reference.",
+    "dropout": "Share of activations left out while training.",
     "encoder": "A sentence encoder: the packaged all-MiniLM-L6-v2, a folder, or a hub id.",
     "fallback": "What becomes of a row that the step decides against: the reference comes back, or the row goes.",
+    "gradient_checkpointing": "Less memory for about a third more time.",
     "judges": "Names under models.",
+    "learning_rate": "The highest; it rises to it over the warm-up and then falls.",
+    "max_grad_norm": "Gradients above this norm are scaled down to it.",
     "max_tokens": "Of a reply; one that is cut off there is refused.",
     "model": "Who writes: a name under models.",
     "prompt": "The user turn that is sent.",
+    "rank": "Of the adapters.",
     "revision": "Of the model or data set on the hub: a branch, a tag or a commit.",
+    "rollout_temperature": "Of the student's own texts.",
+    "schedule": "How the learning rate falls.",
     "seed": "Of every choice by chance.",
     "system": "Sent as the system message.",
     "temperature": "0 takes the likeliest token each time.",
     "top_k": "Tokens to sample from, the likeliest ones; 0 is no limit.",
     "top_p": "Samples among the likeliest tokens that make up this share of the probability.",
     "trust_remote_code": "Lets the model's repository run its own Python code.",
+    "warmup_ratio": "Share of the steps over which the learning rate rises.",
+    "weight_decay": "AdamW's.",
 }
 """What a parameter of that name means wherever no docstring of its own says it."""
 

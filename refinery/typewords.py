@@ -26,10 +26,11 @@ def default_words(info: FieldInfo) -> str:
     value = info.get_default(call_default_factory=True, validated_data={})
     if value is None or (isinstance(value, BaseModel) and value == type(value)()):
         return ""
-    return _yaml(value)
+    return yaml_words(value)
 
 
-def _yaml(value: Any) -> str:
+def yaml_words(value: Any) -> str:
+    """A value as one writes it; a text by itself without quotes."""
     match value:
         case bool():
             return str(value).lower()
@@ -45,7 +46,7 @@ def _yaml(value: Any) -> str:
 def _item(value: Any) -> str:
     """Inside a list or mapping: text is quoted unless it is words alone."""
     bare = not isinstance(value, str) or re.fullmatch(r"[\w' -]+", value)
-    return _yaml(value) if bare else json.dumps(value, ensure_ascii=False)
+    return yaml_words(value) if bare else json.dumps(value, ensure_ascii=False)
 
 
 def type_words(annotation: Any, metadata: Iterable[Any], link: Link) -> str:

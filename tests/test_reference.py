@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from refinery import catalog, reference
+from refinery import catalog, markdown, reference
 from refinery.diagnostics import PACKAGE
 from refinery.spec import Spec
 
@@ -24,22 +24,32 @@ def section(heading: str) -> str:
     return text
 
 
+def parameters(text: str) -> dict[str, list[str]]:
+    """Key to its cells; a mapping's own parameters, which come behind, are left out."""
+    rows: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            cells = re.split(r"(?<!\\)\|", line)
+            rows.setdefault(cells[1].strip(" `"), cells)
+    return rows
+
+
 @pytest.mark.parametrize("package", [catalog.OPS, catalog.METHODS])
 def test_every_parameter_is_there_with_its_default(package: str) -> None:
+    """In the entry itself or, for a method, in the shared ones that it names, the nearest first."""
     for name in catalog.names(package):
         module, text = catalog.module(package, name), section(f"### {name}")
-        rows: dict[str, list[str]] = {}
-        for line in text.splitlines():
-            if line.startswith("| `"):
-                cells = re.split(r"(?<!\\)\|", line)
-                rows.setdefault(cells[1].strip(" `"), cells)  # tables of nested models come behind
+        named = re.findall(r"\[(\w+Params)\]", text)
+        rows = [parameters(each) for each in (text, *(section(f"### {base}") for base in named))]
         for field, info in module.Params.model_fields.items():
-            assert field in rows, f"{name}.{field}"
-            default = rows[field][3].strip()
+            row = next((each[field] for each in rows if field in each), None)
+            assert row, f"{name}.{field}"
+            default = row[3].strip()
             if info.is_required():
                 assert default == "required"
             elif isinstance(info.default, bool | int | float):
-                assert float(default.strip("`").replace("true", "1").replace("false", "0")) == float(info.default)
+                plain = default.strip("`").replace("true", "1").replace("false", "0")
+                assert float(plain) == float(info.default), f"{name}.{field}"
 
 
 def test_op_parameters_have_a_meaning() -> None:
@@ -62,7 +72,7 @@ def test_every_top_key_and_measure_is_there() -> None:
 
 def test_contents_lead_to_headings() -> None:
     outside = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
-    headings = [reference._anchor(title) for title in re.findall(r"^##+ (.*)$", outside, re.MULTILINE)]
+    headings = [markdown.anchor(title) for title in re.findall(r"^##+ (.*)$", outside, re.MULTILINE)]
     assert len(set(headings)) == len(headings)
     named = set(re.findall(r"\]\(#([^)]+)\)", outside))
     assert named <= set(headings) and len(named) == len(headings)
@@ -76,4 +86,4 @@ def test_relative_links_lead_to_files(file: Path) -> None:
 
 
 def test_a_meaning_with_a_bar_or_a_tag_stays_in_its_cell() -> None:
-    assert reference._grid(("a",), [("x | <b> `<c>`\n y",)])[-1] == r"| x \| \<b> `<c>` y |"
+    assert markdown.grid(("a",), [("x | <b> `<c>`\n y",)])[-1] == r"| x \| \<b> `<c>` y |"
