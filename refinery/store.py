@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from refinery.database import PAGE, Database
+from refinery.database import Database
 from refinery.lock import exclusive
 from refinery.records import Example, Outcome, Sample, Score
 from refinery.rows import GENERATION_KEYS, LIKELIHOOD_KEYS, Row, as_json, outcome, outcome_parts
+
+READ_PAGE = 1000
+"""Rows with texts that are read at a time."""
 
 __all__ = ["Row", "Store", "now"]
 
@@ -113,22 +116,25 @@ class Store(Database):
         """(position, outcome) in the step's order, a page at a time, the file free between pages.
 
         `split`: only rows of that split, which are never dropped ones. `todo`: only rows of which the step of that
-        fingerprint has no outcome yet. `after`: only rows behind that position.
+        fingerprint, a row step on this one, has no outcome yet: looked for where a row step leaves them, at their own
+        positions, so that a page does not cost more the more there are. `after`: only rows behind that position.
         """
         where = "o.step = ? AND o.position BETWEEN ? AND ?"
         more: list[Any] = []
         if split is not None:
             where, more = f"{where} AND e.split = ?", [*more, split]
         if todo is not None:
-            where = f"{where} AND o.example_id NOT IN (SELECT example_id FROM outcomes WHERE step = ?)"
-            more = [*more, todo]
+            done = "SELECT d.example_id FROM outcomes d WHERE d.step = ? AND d.position BETWEEN ? AND ?"
+            where = f"{where} AND o.example_id NOT IN ({done})"
         (span,) = self.query(
             "SELECT min(position) AS first, max(position) AS last FROM outcomes WHERE step = ?", [fingerprint]
         )
         if span["last"] is None:
             return
-        for start in range(max(span["first"], after + 1), span["last"] + 1, PAGE):
-            for row in self.query(_OUTCOMES.format(where), [fingerprint, start, start + PAGE - 1, *more]):
+        for start in range(max(span["first"], after + 1), span["last"] + 1, READ_PAGE):
+            page = [start, start + READ_PAGE - 1]
+            done_here = [todo, *page] if todo is not None else []
+            for row in self.query(_OUTCOMES.format(where), [fingerprint, *page, *more, *done_here]):
                 yield row["position"], outcome(row)
 
     def reading(self, key: str) -> str | None:
@@ -222,6 +228,12 @@ class Store(Database):
         with self._transaction() as connection:
             sql = "UPDATE checkpoints SET status = 'complete', manifest = ?, finished_at = ? WHERE fingerprint = ?"
             connection.execute(sql, [as_json(dict(manifest)), now(), fingerprint])
+
+    def fail_checkpoint(self, fingerprint: str, detail: Mapping[str, Any]) -> None:
+        """Its training could not go on; `detail` stands where the manifest would. The next run takes it up again."""
+        with self._transaction() as connection:
+            sql = "UPDATE checkpoints SET status = 'failed', manifest = ?, finished_at = ? WHERE fingerprint = ?"
+            connection.execute(sql, [as_json(dict(detail)), now(), fingerprint])
 
     def mark_final(self, fingerprints: Sequence[str]) -> None:
         """Exactly these checkpoints are what the spec now asks for; others that were final become "former"."""

@@ -12,6 +12,7 @@ from trainers.params import WATCHING, TrainParams
 
 if TYPE_CHECKING:
     from refinery.store import Store
+    from trainers.course import Course
     from trainers.data import Prepared
 
 Progress = Callable[[int, int, float], None]
@@ -95,12 +96,19 @@ class Run:
     model: Any
     """The base model, this run's own to change."""
     tokenizer: Any
-    prepared: "Prepared"
-    places: list[int]
-    """The row of every training sample, in order: steps x batch_size places in `prepared.rows`."""
+    course: "Course"
     arguments: dict[str, Any]
     """Keyword arguments of transformers.TrainingArguments that every method shares."""
     adapter: Any = None
     """A peft.LoraConfig, or None where every weight is trained."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Whatever else the manifest should say."""
+
+    @property
+    def prepared(self) -> "Prepared":
+        return self.course.prepared
+
+    @property
+    def places(self) -> list[int]:
+        """The row of every training sample, in order: steps x batch_size places in `prepared.rows`."""
+        return self.course.places

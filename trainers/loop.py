@@ -21,7 +21,7 @@ HOPELESS = 5
 """Steps in a row without a finite gradient after which training gives up."""
 
 WINDOW, TIMES, NATS = 10, 2.0, 3.0
-"""A loss has run away when its mean over the last WINDOW steps is above TIMES the highest of the first WINDOW + NATS."""
+"""A loss has run away when its mean over WINDOW steps is above TIMES the highest of the first WINDOW steps + NATS."""
 
 METRICS = {
     "loss": "loss",
@@ -71,6 +71,9 @@ class Loop:
         return [place for start in starts for place in self.places[start : start + window] * self.repeats]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """None while gradients are broken: it would take the place of one from before."""
+        if self._in_a_row:
+            return
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -138,21 +141,25 @@ class Watch(TrainerCallback):
             self.flush()
         if self.progress:
             self.progress(step, len(self.tokens), values["loss"])
-        self._check(step, values["loss"])
+        self._check(step, values["loss"], control)
 
     def record(self, step: int, values: dict[str, float]) -> None:
         """What is to stand in the store of a step; what is not finite does not."""
         self._rows += [(step, name, value) for name, value in values.items() if math.isfinite(value)]
 
-    def _check(self, step: int, loss: float) -> None:
-        """Diverged where the loss has run away from that of the first steps since this training began or went on."""
+    def _check(self, step: int, loss: float, control: Any) -> None:
+        """Diverged where the loss has run away from that of the first steps since this training began or went on. No
+        checkpoint is written at a step whose own loss is that high."""
         if len(self._first) < WINDOW:
             self._first.append(abs(loss))
             return
         limit, mean = TIMES * max(self._first) + NATS, sum(one["loss"] for one in self.recent) / len(self.recent)
+        if loss > limit:
+            control.should_save = False
         if mean > limit:
             words = f"the loss has run away ({mean:.3g} over {WINDOW} steps, {max(self._first):.3g} at first),"
-            raise Diverged(f"{words} lower learning_rate,", step, step - WINDOW + 1)
+            high = next(number for number, one in enumerate(self.recent) if one["loss"] > limit)
+            raise Diverged(f"{words} lower learning_rate,", step, step - len(self.recent) + 1 + high)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.flush()

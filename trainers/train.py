@@ -14,7 +14,6 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +21,9 @@ from typing import Any
 
 from refinery.catalog import METHODS, module
 from refinery.errors import UserError
+from trainers.errors import Diverged
 from trainers.job import Progress, Run, TrainJob, configuration, directory, fingerprint, parent
+from trainers.trackers import tracked, tracking
 
 __all__ = ["Progress", "TrainJob", "fingerprint", "train"]
 
@@ -49,11 +50,13 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
     if job.store is not None:
         _start(job, folder)
     started = time.time()
-    with _quiet():
+    with _quiet(), tracked(job, folder), _failing(job, folder):
         run = _prepare(job, folder)
         trainer, watch, resumed = _trainer(run, folder, progress)
         try:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        except Diverged as error:
+            raise _stopped(run, folder, error) from None
         finally:
             watch.flush()
         if trainer.accelerator.is_main_process:
@@ -91,6 +94,47 @@ def _change(job: TrainJob, folder: Path, tuned: Path) -> Path:
     return folder
 
 
+class Stopped(UserError):
+    """A training that had to stop; `detail` says at which step, with which rows, and what is left of it."""
+
+    def __init__(self, message: str, detail: dict[str, Any]):
+        super().__init__(message)
+        self.detail = detail
+
+
+def _stopped(run: Run, folder: Path, error: Diverged) -> Stopped:
+    """What to say of it. Checkpoints written since it went wrong are removed, so that the last good one is the last."""
+    rows = run.course.batch(error.step)
+    found = list((folder / STATE).glob("checkpoint-*"))
+    for path in found:
+        if _step(path) >= error.since:
+            shutil.rmtree(path)
+    last = max((_step(path) for path in found if path.exists()), default=None)
+    shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    left = f"the last good checkpoint is of step {last}" if last else "there is no good checkpoint"
+    message = f"{run.job.name} seed {run.job.seed}: {error} at step {error.step} (rows {shown}); {left}"
+    return Stopped(message, {"step": error.step, "since": error.since, "rows": rows, "last_good_step": last})
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+@contextlib.contextmanager
+def _failing(job: TrainJob, folder: Path) -> Iterator[None]:
+    """Why a training failed stands in the store; memory that runs out is the user's to mend."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            cure = "lower micro_batch_size, or set gradient_checkpointing: true or lora: true"
+            error = UserError(f"{job.name} seed {job.seed}: out of memory; {cure}")
+        if isinstance(error, UserError) and job.store is not None:
+            detail = getattr(error, "detail", {})
+            job.store.fail_checkpoint(folder.name, {"error": str(error), **detail})
+        raise error
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' progress bars and warnings (tied weights that a checkpoint rightly lacks, file times that
@@ -125,27 +169,16 @@ def _claim(job: TrainJob, folder: Path) -> None:
 
 def _prepare(job: TrainJob, folder: Path) -> Run:
     from refinery.models.transformers import load
-    from trainers import data
+    from trainers.course import course
 
     params = job.params
     wide = params.lora is None or params.dtype == "float32"
     model, tokenizer = load(
         job.model, "float32" if wide else "auto", revision=job.revision, trust_remote_code=job.trust_remote_code
     )
-    method = module(METHODS, job.method)
-    if hasattr(method, "prepare"):
-        prepared = method.prepare(job, tokenizer)
-    else:
-        teacher_prompt = getattr(params, "teacher_prompt", None)
-        prepared = data.prepare(job.examples, tokenizer, max_length=params.max_length, teacher_prompt=teacher_prompt)
-    notes: dict[str, Any] = {}
-    if hasattr(method, "plan"):
-        plan, notes = method.plan(job, prepared, tokenizer)
-    else:
-        plan = data.plan(prepared.rows, params, job.seed)
-    arguments = _arguments(job, folder, plan.steps, on_gpu=model.device.type == "cuda")
-    prepared = replace(prepared, rows=plan.rows)
-    return Run(job, model, tokenizer, prepared, plan.places, arguments, _adapter(job), notes)
+    found = course(job, tokenizer)
+    arguments = _arguments(job, folder, found.steps, on_gpu=model.device.type == "cuda")
+    return Run(job, model, tokenizer, found, arguments, _adapter(job), found.notes)
 
 
 def _arguments(job: TrainJob, folder: Path, total: int, on_gpu: bool) -> dict[str, Any]:
@@ -175,7 +208,7 @@ def _arguments(job: TrainJob, folder: Path, total: int, on_gpu: bool) -> dict[st
         "save_steps": params.save_every,
         "save_total_limit": 2,  # the newest may be cut off while it is written
         "logging_steps": 1,
-        "report_to": [],
+        **tracking(job, folder),
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
@@ -201,11 +234,20 @@ def _trainer(run: Run, folder: Path, progress: Progress | None) -> tuple[Any, An
 
     from trainers.loop import MARKER, Watch
 
+    probed = None
+    if run.job.params.probe_every:
+        from trainers.probes import answers_before
+
+        probed = answers_before(run)
     trainer = module(METHODS, run.job.method).build(run)
     trainer.remove_callback(PrinterCallback)
     store = run.job.store if trainer.accelerator.is_main_process else None
-    watch = Watch(store, folder.name, run.arguments["max_steps"], progress)
+    watch = Watch(store, folder.name, run.course.tokens(), progress)
     trainer.add_callback(watch)
+    if probed:
+        from trainers.probes import Probe
+
+        trainer.add_callback(Probe(run, trainer, *probed, watch.record))
     resumed = last_whole(folder / STATE)
     if resumed:
         trainer.restore(_read(resumed / MARKER))
@@ -216,7 +258,7 @@ def last_whole(state: Path) -> Path | None:
     """The newest checkpoint that was written to its end; the others are removed."""
     from trainers.loop import MARKER
 
-    found = sorted(state.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = sorted(state.glob("checkpoint-*"), key=_step)
     for path in found:
         if _read(path / MARKER) is None:
             shutil.rmtree(path)
@@ -258,7 +300,7 @@ def _manifest(run: Run, trainer: Any, watch: Any, resumed: Path | None, started:
         **run.notes,
         **trainer.extra_state(),
         "final": watch.final(),
-        "resumed_at_step": int(resumed.name.rpartition("-")[2]) if resumed else 0,
+        "resumed_at_step": _step(resumed) if resumed else 0,
         **_foot(started),
     }
 
