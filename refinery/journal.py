@@ -10,7 +10,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,10 @@ class _Digests:
 
     def __contains__(self, name: str) -> bool:
         number = int(name[:16], 16)
+        if number in self.new or not len(self.old):
+            return number in self.new
         at = self.old.searchsorted(np.uint64(number))
-        return number in self.new or bool(at < len(self.old) and self.old[at] == number)
+        return bool(at < len(self.old) and self.old[at] == number)
 
 
 class Journal:
@@ -96,14 +97,12 @@ class Journal:
 
         RowError invalid_text where it holds text that is not valid Unicode.
         """
-        self._append(table, tuple(row[key] for key in KEYS[table]), dict(row), dict(row))
+        row = dict(row)
+        self._append(table, tuple(row[key] for key in KEYS[table]), row, row)
 
     def outcome(self, step: str, position: int, outcome: Outcome) -> None:
         """Note what the step of that fingerprint did to its example at `position`. RowError as for `append`."""
-        noted = _shallow(outcome)
-        if outcome.example is not None:
-            noted["example"] = _shallow(outcome.example)
-        line = {"step": step, "position": position, "outcome": noted}
+        line = {"step": step, "position": position, "outcome": outcome}
         self._append("outcomes", (step, outcome.example_id), line, {"triple": (step, position, outcome)})
 
     def find(self, table: str, key: tuple[Any, ...]) -> Row | None:
@@ -212,11 +211,6 @@ def _write_whole(file: FileIO, line: bytes) -> None:
         with contextlib.suppress(OSError):
             file.truncate(os.fstat(file.fileno()).st_size - (len(line) - len(left)))
         raise
-
-
-def _shallow(record: Outcome | Example) -> Row:
-    """`dataclasses.asdict` without its deep copy."""
-    return {each.name: getattr(record, each.name) for each in fields(record)}
 
 
 def _parts(rows: dict[str, dict[Any, Row]]) -> list[Part]:

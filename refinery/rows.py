@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import orjson
@@ -88,7 +89,8 @@ def as_json(value: Any) -> str:
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON in UTF-8, NaN and infinities as null. UnicodeEncodeError for text that is not valid Unicode."""
+    """JSON in UTF-8, NaN and infinities as null, a dataclass as an object. UnicodeEncodeError for text that is not
+    valid Unicode."""
     try:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:  # an integer over 64 bits, or half of a surrogate pair
@@ -102,6 +104,8 @@ def _plain(value: Any) -> Any:
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if is_dataclass(value):
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -79,17 +79,16 @@ def store_sources(spec: Spec, store: Store, run_id: str) -> tuple[dict[str, str]
             params = source.model_dump(mode="json")
             if not isinstance(each, str) and not is_complete(store, fingerprint):
                 new.add(fingerprint)
-                with store.held():
-                    store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
-                    for batch in _batches(enumerate(each.outcomes())):
-                        store.add_outcomes(fingerprint, batch)
-                    store.finish_step(fingerprint)
+                store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
+                for batch in _batches(enumerate(each.outcomes())):
+                    store.add_outcomes(fingerprint, batch)
+                store.finish_step(fingerprint)
             if not isinstance(each, str) and (key := sources.reading_key(source)):
                 store.add_reading(key, fingerprint)
     return result, new
 
 
-def _batches(rows: Iterable[tuple[int, Outcome]], size: int = 5000) -> Iterator[list[tuple[int, Outcome]]]:
+def _batches(rows: Iterable[tuple[int, Outcome]], size: int = 2000) -> Iterator[list[tuple[int, Outcome]]]:
     batch = []
     for row in rows:
         batch.append(row)

@@ -119,6 +119,6 @@ def check_text(*texts: str) -> None:
     """RowError invalid_text where a text holds half a surrogate pair, which no tokenizer, server or store takes."""
     for text in texts:
         try:
-            text.encode("utf-8")
+            text.isascii() or text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise RowError("invalid_text", f"lone surrogate at character {error.start}") from None
