@@ -51,7 +51,7 @@ ROWS = (
 """
     + FUSED
 )
-ENCODED = ROWS.replace("length_filter, from: rewritten, max: 4", "semantic_filter, from: rewritten, min_cosine: 0.3")
+ENCODED = ROWS.replace("length_filter, from: rewritten, max: 4", "semantic_filter, from: rewritten, min_cosine: 0.55")
 TABLES = (
     """
   clean: {op: deduplicate, from: source, min_cosine: null}
@@ -149,7 +149,7 @@ ONLY: dict[str, dict[str, Change]] = {
         "a step added between": lambda p: p.but("from: agrees", "from: between").but("  fused:", f"{BETWEEN}  fused:"),
         "a step taken out": but("from: agrees", "from: gated"),
     },
-    ENCODED: {"the gate: min_cosine 0.25": but("0.3", "0.25"), "the gate: min_cosine 0.35": but("0.3", "0.35")},
+    ENCODED: {"the gate: min_cosine 0.5": but("0.55", "0.5"), "the gate: min_cosine 0.6": but("0.55", "0.6")},
     TABLES: {
         "a duplicate appended": lambda p: replace(p, rows=(*p.rows, {**p.rows[3], "answer": "It is again"})),
         "the share: 0.6": but("share: 0.5", "share: 0.6"),
