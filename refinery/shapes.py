@@ -9,6 +9,7 @@ from typing import Any
 
 from refinery.errors import RowError
 from refinery.records import Message
+from refinery.rows import json_bytes
 from refinery.spec_models import SourceSpec
 from refinery.templates import render, required
 
@@ -64,7 +65,7 @@ def convert(source: SourceSpec, columns: Sequence[str], row: Mapping[str, Any]) 
     chat = chat_column(columns) if source.prompt is None or source.answer is None else None
     turns = _turns(_get(row, chat), chat) if chat else []
     last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
-    prompt_column, answer_column = pair(columns)
+    prompt_column, answer_column = pair(columns) if source.prompt is None or source.answer is None else (None, None)
     if source.prompt is not None:
         prompt = [{"role": "user", "content": _render(source.prompt, row, "prompt")}]
     elif chat:
@@ -84,26 +85,11 @@ def convert(source: SourceSpec, columns: Sequence[str], row: Mapping[str, Any]) 
         raise RowError("empty_prompt")
     if not answer.strip():
         raise RowError("empty_answer")
-    for text in (answer, *(turn["content"] for turn in prompt), *_texts(row)):
-        if not _encodes(text):
-            raise RowError("invalid_text", "half of a surrogate pair")
-    return prompt, answer
-
-
-def _encodes(text: str) -> bool:
     try:
-        text.encode("utf-8")
+        json_bytes((prompt, answer, row))
     except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping):
-        return [text for key, item in value.items() for text in (str(key), *_texts(item))]
-    return [text for item in value for text in _texts(item)] if isinstance(value, list | tuple) else []
+        raise RowError("invalid_text", "half of a surrogate pair") from None
+    return prompt, answer
 
 
 def _get(row: Mapping[str, Any], column: str) -> Any:
