@@ -70,9 +70,10 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
 
 def _change(job: TrainJob, folder: Path, tuned: Path) -> Path:
     """Weights that a method makes of finished ones, without training."""
+    import torch
     from accelerate import PartialState
 
-    if not PartialState().is_main_process:
+    if not PartialState(cpu=not torch.cuda.is_available()).is_main_process:
         return folder
     _claim(job, folder)
     if job.store is not None:
@@ -185,7 +186,7 @@ def _arguments(job: TrainJob, folder: Path, total: int, on_gpu: bool) -> dict[st
     """transformers.TrainingArguments: the job's parameters, and nothing printed, reported or sent anywhere."""
     from accelerate import PartialState
 
-    params, processes = job.params, PartialState().num_processes
+    params, processes = job.params, PartialState(cpu=not on_gpu).num_processes
     micro = params.micro_batch_size or max(1, params.batch_size // processes)
     if params.batch_size % (micro * processes):
         raise UserError(f"batch_size {params.batch_size} is not a multiple of {processes} processes x {micro} rows")
@@ -339,7 +340,7 @@ def _record(job: TrainJob, folder: Path, manifest: dict[str, Any]) -> None:
     if job.store is None:
         return
     known = job.store.checkpoint(folder.name)
-    if known is not None and known["status"] == "complete" and job.role == "part":
+    if known is not None and known["status"] == "complete" and job.role in ("part", "stage"):
         return
     if known is None or known["role"] != job.role or known["status"] != "complete":
         _start(job, folder)
