@@ -26,6 +26,7 @@ from refinery.spec_models import (
     SourceSpec,
     SplitSpec,
     SqlSource,
+    StageSpec,
     StepSpec,
     TrainSpec,
 )
@@ -95,6 +96,8 @@ class Spec(Section):
         data = self.model_dump(mode="json", by_alias=True)
         for key in ("sources",) if not self.sources else ():
             del data[key]
+        if self.train and not self.train.stages:
+            del data["train"]["stages"]
         for part in (data["graph"], (data["train"] or {}).get("methods", {})):
             for entry in part.values():
                 entry.update(entry.pop("params"))
@@ -191,6 +194,7 @@ __all__ = [
     "SpecErrors",
     "SplitSpec",
     "SqlSource",
+    "StageSpec",
     "StepSpec",
     "TrainSpec",
     "fingerprints",

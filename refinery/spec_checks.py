@@ -257,6 +257,18 @@ def _train(draft: Draft, columns: Mapping[str, list[str] | None]) -> None:
             variables = getattr(catalog.module(catalog.METHODS, method.method), "VARIABLES", ())
             known = _columns(draft, [method.data], columns)
             _params(draft, path, f"method {method.method}", method.params, known, variables)
+    names: list[str] = []
+    for number, stage in enumerate(train.stages):
+        place: KeyPath = ("train", "stages", number)
+        if stage.data not in steps:
+            draft.add((*place, "data"), _unknown("step", stage.data, steps))
+        if stage.method is not None and stage.method not in train.methods:
+            draft.add((*place, "method"), _unknown("method", stage.method, draft.names("train", "methods")))
+        if (called := stage.name or stage.data) in names:
+            draft.add(place, f'a stage is called "{called}" already; give this one a name', key=True)
+        names.append(called)
+    if train.stages and train.tune:
+        draft.add(("train", "tune"), "a grid and stages do not go together: tune on one stage first", key=True)
     for number, seed in enumerate(train.seeds):
         if seed in train.seeds[:number]:
             draft.add(("train", "seeds", number), f"the seed {seed} is there twice")

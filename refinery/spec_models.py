@@ -243,6 +243,17 @@ class MethodSpec(Section):
     params: SerializeAsAny[BaseModel] = Field(default_factory=OpParams)
 
 
+class StageSpec(Section):
+    """One of several trainings in a row, each going on from the weights of the one before."""
+
+    name: Name | None = None
+    """How its checkpoint is called: method@name; the name of its data where it is left out."""
+    data: str
+    """A step's name, or "source"."""
+    method: str | None = None
+    """Under `methods`: whose method and parameters this stage takes; each method its own where it is left out."""
+
+
 class TrainSpec(Section):
     data: str = ""
     """The step whose rows the methods learn from, or "source"; the graph's last step where it is left out."""
@@ -254,6 +265,9 @@ class TrainSpec(Section):
     defaults: dict[str, Any] = {}
     """Parameters of every method that has them; a method's own value wins."""
     methods: dict[Name, MethodSpec] = Field(min_length=1)
+    stages: list[StageSpec] = []
+    """Data to be learnt one after the other (continual learning): every method goes through them in this order, and the
+    checkpoint of every stage is evaluated. A method's own `data` is not used then."""
     """Name to method, as the report will call it."""
 
 

@@ -218,7 +218,7 @@ class Store(Database):
         path: str,
         role: str,
     ) -> None:
-        """Record weights about to be made. `role`: final, tuning, former or base."""
+        """Record weights about to be made. `role`: final, tuning, stage, part, former or base."""
         row: Row = {"fingerprint": fingerprint, "run_id": run_id, "name": name, "method": method, "role": role}
         row |= {"seed": seed, "params": dict(params), "data_fingerprint": data_fingerprint, "base": base}
         row |= {"path": str(path), "status": "running", "manifest": None, "started_at": now(), "finished_at": None}
@@ -235,10 +235,14 @@ class Store(Database):
             sql = "UPDATE checkpoints SET status = 'failed', manifest = ?, finished_at = ? WHERE fingerprint = ?"
             connection.execute(sql, [as_json(dict(detail)), now(), fingerprint])
 
-    def mark_final(self, fingerprints: Sequence[str]) -> None:
-        """Exactly these checkpoints are what the spec now asks for; others that were final become "former"."""
+    def mark_final(self, fingerprints: Sequence[str], stages: Sequence[str] = ()) -> None:
+        """Exactly these checkpoints are what the spec now asks for, and `stages` what it trains on the way to them;
+        others that were so become "former"."""
         with self._transaction() as connection:
-            connection.execute("UPDATE checkpoints SET role = 'former' WHERE role = 'final'")
+            connection.execute("UPDATE checkpoints SET role = 'former' WHERE role IN ('final', 'stage')")
+            connection.execute(
+                "UPDATE checkpoints SET role = 'stage' WHERE list_contains(?, fingerprint)", [list(stages)]
+            )
             connection.execute(
                 "UPDATE checkpoints SET role = 'final' WHERE list_contains(?, fingerprint)", [list(fingerprints)]
             )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from trainers.course import Course
     from trainers.data import Prepared
 
+Role = Literal["final", "tuning", "stage", "part"]
+"""stage: another training goes on from these weights. part: another is made of them, as wise_ft is of sft."""
+
 Progress = Callable[[int, int, float], None]
 """Called after each optimiser step with (step, steps in all, loss)."""
 
@@ -43,10 +46,11 @@ class TrainJob:
     """Digest of the weights to start from (refinery.models.identity)."""
     store: "Store | None" = None
     run_id: str = ""
-    role: Literal["final", "tuning", "part"] = "final"
-    """part: another training needs these weights, as wise_ft needs those of sft."""
+    role: Role = "final"
     revision: str | None = None
     trust_remote_code: bool = False
+    origin: str = ""
+    """In a later stage, the model that the first one began with: it has the tokenizer and shapes of all of them."""
     extra: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     """Further rows, by the parameter that names their step or source (a StepName: `replay`, `prompts`)."""
 

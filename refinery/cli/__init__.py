@@ -14,7 +14,7 @@ import typer
 from refinery.cli.diagnose import diagnose
 from refinery.cli.export import export
 from refinery.cli.label import label
-from refinery.cli.reading import Overrides, SpecPath, reading
+from refinery.cli.reading import Json, Overrides, SpecPath, reading
 from refinery.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,6 +104,30 @@ def run(
             raise UserError(f'no stage "{name}"{did_you_mean(name, STAGES)}; there are: {", ".join(STAGES)}')
     try:
         run_stages(load_spec(spec, set_), spec, tuple(s for s in STAGES if not stage or s in stage), set_)
+    except KeyboardInterrupt:
+        typer.echo(f"\n{going_on(spec)}", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def train(
+    spec: SpecPath,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show the trainings and what they would take.")] = False,
+    set_: Overrides = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Train every method and seed on refined rows. What stands is skipped, what failed is tried again."""
+    from refinery.spec import load_spec
+
+    loaded = load_spec(spec, set_)
+    if plan:
+        from refinery.cli.train_plan import show_train_plan
+
+        return show_train_plan(loaded, json)
+    from refinery.cli.run import going_on, run_stages
+
+    try:
+        run_stages(loaded, spec, ("train",), set_)
     except KeyboardInterrupt:
         typer.echo(f"\n{going_on(spec)}", err=True)
         raise typer.Exit(130) from None

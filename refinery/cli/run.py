@@ -12,6 +12,7 @@ from refinery import catalog
 from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
+from refinery.errors import UserError
 from refinery.graph import StepResult, run_graph, step_fingerprints
 from refinery.records import digest
 from refinery.spec import SOURCE, Spec
@@ -28,7 +29,7 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
     store = Store(spec.store_path)
     with store.run_lock():
         run_id = store.start_run(spec.name, spec_text(spec_path, overrides), digest(spec.public()), versions())
-        status = "failed"
+        status, failed = "failed", list[str]()
         with prompt_exit(going_on(spec_path), lambda: store.finish_run(run_id, "interrupted")):
             try:
                 for stage in stages:
@@ -36,11 +37,13 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
                     if stage == "report" and stage == stages[-1]:
                         store.finish_run(run_id, "complete")  # as the report will tell
                     with Progress(console, stage) as progress:
-                        STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
+                        failed += STAGE_FUNCTIONS[stage](spec, store, run_id, progress) or []
                     if getattr(spec, stage, True) is not None:  # without train: there was nothing to be done
                         console.print(
                             f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False
                         )
+                if failed:
+                    raise UserError("\n".join([f"{len(failed)} trainings failed, the others stand:", *failed]))
                 status = "complete"
             except KeyboardInterrupt:
                 status = "interrupted"
@@ -126,12 +129,14 @@ def _diagnose(spec: Spec, store: Store, progress: Progress) -> None:
     progress.update("diagnostics", len(pairs), len(pairs))
 
 
-def train(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
+def train(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str]:
+    """A line for each training that failed."""
     if spec.train is None:
-        return progress.note("no train: in the spec, nothing to train")
+        progress.note("no train: in the spec, nothing to train")
+        return []
     from refinery.cli.training import Training
 
-    Training(spec, store, run_id, progress).run()
+    return Training(spec, store, run_id, progress).run()
 
 
 def evaluate(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
@@ -156,7 +161,7 @@ def report(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
         Console().print(f"{kind} report: {path}", highlight=False, soft_wrap=True)
 
 
-STAGE_FUNCTIONS: dict[str, Callable[[Spec, Store, str, Any], None]] = {
+STAGE_FUNCTIONS: dict[str, Callable[[Spec, Store, str, Any], list[str] | None]] = {
     "refine": refine,
     "train": train,
     "evaluate": evaluate,

@@ -17,6 +17,8 @@ from trainers.job import Run
 from trainers.params import TrainParams
 
 VERSION = 1
+COPIES = 2
+"""Of the trained weights, kept beside them: the start and F."""
 
 
 class Params(TrainParams):

@@ -15,6 +15,8 @@ from trainers.job import Run
 from trainers.params import TrainParams
 
 VERSION = 1
+COPIES = 1
+"""Of the trained weights, kept beside them."""
 
 
 class Params(TrainParams):

@@ -17,6 +17,7 @@ from trainers.job import Run
 from trainers.params import TrainParams
 
 VERSION = 1
+TEACHER = "the model before training"
 
 
 class Params(TrainParams):
