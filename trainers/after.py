@@ -26,7 +26,7 @@ def changed(job: TrainJob, tuned: Path, change: Callable[[str, Tensor, Tensor], 
     from refinery.models.transformers import load
 
     model, tokenizer = load(str(tuned), "float32", device="cpu", trust_remote_code=job.trust_remote_code)
-    options = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
+    options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
     before: Weights = load(job.model, "float32", device="cpu", **options)[0].state_dict()
     done: set[int] = set()
     with torch.no_grad():

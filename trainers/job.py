@@ -67,7 +67,7 @@ def configuration(job: TrainJob) -> dict[str, Any]:
     found = {
         "method": job.method,
         "method_version": module(METHODS, job.method).VERSION,
-        "params": job.params.model_dump(mode="json", exclude=WATCHING | added_later(job.params) | named),
+        "params": job.params.model_dump(mode="json", exclude={*WATCHING, *added_later(job.params), *named}),
         "seed": job.seed,
         "data": job.data_fingerprint,
         "rows_digest": rows_digest(job.examples),

@@ -42,7 +42,8 @@ class LwfTrainer(SupervisedTrainer):
         return loss + self.mu * kl
 
     def _kl(self, model: Any, pairs: list[Pair]) -> Tensor:
-        pad = self.processing_class.pad_token_id
+        tokenizer: Any = self.processing_class
+        pad = tokenizer.pad_token_id
         with self.accelerator.autocast():
             with torch.no_grad(), self.before.of(model) as original:
                 reference, head_before = states(original, pairs, pad)[0], head_of(original)

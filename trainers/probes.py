@@ -46,7 +46,7 @@ class Probe(TrainerCallback):
             end = run.prepared.ending.token_id
             fresh = sample(model, run.tokenizer, prompts, end=end, limit=limit, name=name)
             own = [(prompt, answer) for prompt, answer in zip(prompts, fresh, strict=True) if answer]
-            found = {}
+            found: dict[str, float] = {}
             for way, pairs in ((0, self.answers), (1, own)):
                 total, tokens = 0.0, sum(len(answer) for _, answer in pairs)
                 for start in range(0, len(pairs), BATCH):

@@ -163,7 +163,8 @@ class MssrTrainer(SupervisedTrainer):
         return {name: value.to(device) for name, value in made.items()}
 
     def _joined(self, one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
-        fill = {"input_ids": self.processing_class.pad_token_id, "labels": -100, "attention_mask": 0}
+        tokenizer: Any = self.processing_class
+        fill = {"input_ids": tokenizer.pad_token_id, "labels": -100, "attention_mask": 0}
         width = max(one["input_ids"].shape[1], other["input_ids"].shape[1])
 
         def wide(batch: dict[str, Tensor], name: str) -> Tensor:
@@ -176,8 +177,9 @@ class MssrTrainer(SupervisedTrainer):
     def _losses(self, places: list[int]) -> list[float]:
         """Each row's mean loss as the weights stand, without dropout."""
         batch = self._collated(places, self.accelerator.device)
-        with evaluating(self.model), self.accelerator.autocast():
-            made = self.model(**batch, use_cache=False, fused_lm_head=True)
+        model: Any = self.model
+        with evaluating(model), self.accelerator.autocast():
+            made = model(**batch, use_cache=False, fused_lm_head=True)
         sums, counts = made.log_probs.sum(-1), made.label_mask.sum(-1)
         return (-sums / counts).tolist()
 

@@ -38,7 +38,9 @@ class Training:
         done: list[Cell] = []
         for name in self.plan.methods:
             chosen = self._tune(name) if self.plan.tune else {}
-            for seed in self.plan.seeds if chosen is not None else ():
+            if chosen is None:
+                continue
+            for seed in self.plan.seeds:
                 cell = self.cells.final(name, seed, chosen)
                 done += [cell] if self._train(cell, f"train {cell.label}") else []
         if not done:
