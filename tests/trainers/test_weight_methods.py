@@ -42,3 +42,19 @@ def test_every_method_trains_and_resumes_to_the_same_weights(
     resumed = train(job(method, **params), lambda step, total, loss: steps.append(step))
     assert steps == [3, 4, 5]
     assert gap(undisturbed, resumed) == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_on_the_shipped_model(job: JobMaker, tmp_path: Any, method: str) -> None:
+    params = {
+        **METHODS[method],
+        "_model": "lab",
+        "learning_rate": 1e-3,
+        "batch_size": 2,
+        "max_steps": 3,
+        "save_every": 1,
+    }
+    undisturbed = train(job(method, _out=tmp_path / "undisturbed", **params))
+    with pytest.raises(Killed):
+        train(job(method, **params), killer(2))
+    assert gap(undisturbed, train(job(method, **params))) == 0.0
