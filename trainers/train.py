@@ -65,6 +65,7 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
             _write(folder / MANIFEST, manifest)
             shutil.rmtree(folder / STATE, ignore_errors=True)
             _record(job, folder, manifest)
+        trainer.accelerator.wait_for_everyone()  # another stage may begin with these weights
     return folder
 
 
@@ -73,7 +74,9 @@ def _change(job: TrainJob, folder: Path, tuned: Path) -> Path:
     import torch
     from accelerate import PartialState
 
-    if not PartialState(cpu=not torch.cuda.is_available()).is_main_process:
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    if not processes.is_main_process:
+        processes.wait_for_everyone()
         return folder
     _claim(job, folder)
     if job.store is not None:
@@ -92,6 +95,7 @@ def _change(job: TrainJob, folder: Path, tuned: Path) -> Path:
     }
     _write(folder / MANIFEST, manifest)
     _record(job, folder, manifest)
+    processes.wait_for_everyone()
     return folder
 
 
