@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals import harness
+from evals.stages import matrices
 from refinery.cli.cells import Cell, Cells
 from refinery.cli.progress import Progress
 from refinery.errors import UserError
@@ -110,6 +111,9 @@ def evaluate_final(spec: Spec, store: Store, run_id: str, progress: Progress) ->
             row["fingerprint"], row["path"], benchmarks, spec.evaluate, store=store, heldout=heldout, select=select
         )
     progress.update("checkpoints", len(rows), len(rows))
+    for matrix in matrices(spec, store):
+        for line in matrix.lines():
+            progress.note(line)
 
 
 def _record_base(spec: Spec, store: Store, run_id: str) -> None:
