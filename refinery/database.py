@@ -25,7 +25,7 @@ import numpy as np
 
 from refinery.errors import UserError
 from refinery.migrations import migrate, pending
-from refinery.rows import Part, Row, as_text
+from refinery.rows import Part, Row, as_texts
 
 READ_PATIENCE = 4.0
 """Seconds a reader keeps trying while another process holds the file."""
@@ -207,7 +207,7 @@ class Database:
         is a hundred times faster than executemany, takes a quarter of what lists as parameters do, and needs no
         pyarrow."""
         types = self._columns(connection, table)
-        texts = {name: np.array([as_text(row[name], types[name]) for row in rows], dtype=object) for name in names}
+        texts = {n: np.array(as_texts((row[n] for row in rows), types[n]), dtype=object) for n in names}
         connection.register("given", texts)
         yield f"SELECT {', '.join(_typed(name, types[name]) for name in names)} FROM given"
         connection.unregister("given")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -71,16 +71,15 @@ def outcome(row: Row) -> Outcome:
     )
 
 
-def as_text(value: Any, kind: str) -> str | None:
-    """A value of a column of that type as the text that the engine makes it of. UnicodeEncodeError for text that is
+def as_texts(values: Iterable[Any], kind: str) -> list[str | None]:
+    """Values of a column of that type as the texts that the engine makes them of. UnicodeEncodeError for text that is
     not valid Unicode, which some engines do not survive."""
-    if value is None:
-        return None
     if kind in ("JSON", "VARCHAR[]"):
-        return as_json(value)
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8").decode("utf-8")
-    return str(value).replace("None", "NULL") if kind.endswith("[]") else str(value)
+        return [None if value is None else as_json(value) for value in values]
+    if kind.endswith("[]"):
+        return [None if value is None else str(value).replace("None", "NULL") for value in values]
+    plain = (v if v is None or isinstance(v, str) else str(v) for v in values)
+    return [v if v is None or v.isascii() else v.encode("utf-8").decode("utf-8") for v in plain]
 
 
 def as_json(value: Any) -> str:
