@@ -3,6 +3,7 @@
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -80,12 +81,23 @@ def store_sources(spec: Spec, store: Store, run_id: str) -> tuple[dict[str, str]
             if not isinstance(each, str) and not is_complete(store, fingerprint):
                 new.add(fingerprint)
                 store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
-                for batch in _batches(enumerate(each.outcomes())):
-                    store.add_outcomes(fingerprint, batch)
+                _store(store, fingerprint, each.outcomes())
                 store.finish_step(fingerprint)
             if not isinstance(each, str) and (key := sources.reading_key(source)):
                 store.add_reading(key, fingerprint)
     return result, new
+
+
+def _store(store: Store, fingerprint: str, outcomes: Iterable[Outcome]) -> None:
+    """A batch is written while the next is read."""
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        writing = None
+        for batch in _batches(enumerate(outcomes)):
+            if writing:
+                writing.result()
+            writing = writer.submit(store.add_outcomes, fingerprint, batch)
+        if writing:
+            writing.result()
 
 
 def _batches(rows: Iterable[tuple[int, Outcome]], size: int = 2000) -> Iterator[list[tuple[int, Outcome]]]:
