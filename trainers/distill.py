@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from refinery.errors import UserError
 from trainers.balance import Balancer
 from trainers.loop import Loop
 from trainers.losses import cross_entropy, distillation, gradient_at, reward_to_go, sample_means
@@ -64,6 +65,8 @@ class ConditionedDistillation(Loop, Rollouts):
         self._seen: list[Tensor] = []
         self.reprompt: Reprompt | None = None
         """Makes the teacher's prompts once the rollouts are there (trainers/reprompt.py)."""
+        if teacher.kind == "ema" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError("teacher: ema is kept whole in each process: train without FSDP and DeepSpeed")
         teacher.follow(self.accelerator.unwrap_model(self.model))
         self.add_callback(_Follow(self))
 

@@ -3,6 +3,7 @@ them do beyond their parameters: re-invoke's phases, SDPO's prompts."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from tests.tiny import tiny_model
 from tests.trainers.conftest import JobMaker, gap, make_examples, weights
 from tests.trainers.test_distill import ROUNDING, build, recorded, rollout
 from tests.trainers.test_train import Killed, killer
+from trainers.errors import Diverged
 from trainers.job import directory
-from trainers.loop import MARKER
+from trainers.loop import MARKER, Watch
 from trainers.methods import sdpo
 from trainers.phases import two_phases
 from trainers.reprompt import Reprompt
@@ -109,6 +111,20 @@ def test_second_phase_is_on_the_named_prompts(job: JobMaker, monkeypatch: pytest
     assert all({"sft_loss", "kl_loss"} & one.keys() == {"sft_loss"} for one in seen[:2])
     assert all({"sft_loss", "kl_loss"} & one.keys() == {"kl_loss"} for one in seen[2:4])
     assert [one["learning_rate"] for one in seen[:4]] == pytest.approx([1e-2, 5e-3, 1e-3, 5e-4], rel=1e-6)
+
+
+def test_another_loss_is_no_divergence() -> None:
+    """Where the second phase begins the loss may jump; within a phase a jump of the same size stops the training."""
+
+    def losses(*names: str) -> None:
+        watch = Watch(None, "", [1] * 30, None)
+        for step in range(1, 31):
+            logs = {"loss": 0.1 if step <= 15 else 9.0, names[step > 15]: 1.0}
+            watch.on_log(None, SimpleNamespace(log_history=[], global_step=step), SimpleNamespace(), logs)
+
+    losses("sft_loss", "kl_loss")
+    with pytest.raises(Diverged, match="run away"):
+        losses("kl_loss", "kl_loss")
 
 
 def test_two_schedules() -> None:

@@ -219,6 +219,21 @@ def test_chunks_equal_one_piece(how: Divergence, monkeypatch: pytest.MonkeyPatch
     assert torch.allclose(moved, chunked[order], atol=1e-6)
 
 
+def test_no_more_than_a_chunk_is_ever_projected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward, whatever the number of tokens."""
+    seen: list[int] = []
+
+    def noting(student: torch.Tensor, *given: Any) -> Any:
+        seen.append(len(student))
+        return divergence(student, *given)
+
+    monkeypatch.setattr("trainers.losses.divergence", noting)
+    monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 5)
+    hidden, weight = torch.randn(23, 6).requires_grad_(), torch.randn(WORDS, 6)
+    distillation(hidden, Head(weight), torch.randn(23, 6), Head(weight), Divergence("jsd")).value.sum().backward()
+    assert seen == [5, 5, 5, 5, 3] * 2
+
+
 def test_draws_are_the_same_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient is that of the words that were drawn: it agrees with finite differences under one seed."""
     monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 5)
