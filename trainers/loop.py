@@ -136,6 +136,8 @@ class Watch(TrainerCallback):
         values |= {"step_seconds": now - self._last, "tokens": float(self.tokens[step - 1])}
         self._last = now
         self.record(step, values)
+        if self.recent and ("kl_loss" in self.recent[-1]) != ("kl_loss" in values):
+            self._first, self.recent = [], []  # a second phase: another loss, not to be compared with the first one's
         self.recent = [*self.recent[-9:], values]
         if now - self._written > 2:
             self.flush()
