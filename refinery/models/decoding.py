@@ -4,7 +4,6 @@ Rows are padded on the left and masked, with positions counted from each row's f
 as it would be alone. Sampling takes one uniform number for each (request, position) from a counter-based generator.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,26 +32,46 @@ class Row:
     text: str | None = None
 
 
-def decode(model: Any, tokenizer: Any, rows: list[Row], going_on: Callable[[], None] = lambda: None) -> None:
-    """Grow every row, in place, until it ends by itself or at its limit. Rows that ended leave the batch.
+class Decoder:
+    """Rows under way together. A row leaves when it ends, and others may join at any time: none of them notices."""
 
-    `going_on` is called once a token and may raise to stop.
-    """
-    if not rows:
-        return
-    ends = _end_tokens(model, tokenizer)
-    with torch.inference_mode():
-        batch = _Batch(model, [row.prompt for row in rows], tokenizer.pad_token_id or 0)
-        while rows:
-            going_on()
-            uniform = [row.noise[len(row.tokens)] for row in rows]
-            chosen = choose(batch.logits, [row.sampling for row in rows], uniform)
-            for row, token in zip(rows, chosen, strict=True):
-                _grow(row, token, ends, tokenizer)
-            going = [i for i, row in enumerate(rows) if row.finish is None]
-            rows = [rows[i] for i in going]
-            if rows:
-                batch.step([chosen[i] for i in going], going)
+    def __init__(self, model: Any, tokenizer: Any):
+        self.model, self.tokenizer = model, tokenizer
+        self.rows: list[Row] = []
+        self._ends = _end_tokens(model, tokenizer)
+        self._batch: _Batch | None = None
+
+    @torch.inference_mode()
+    def join(self, rows: list[Row]) -> None:
+        if rows:
+            new = _Batch(self.model, [row.prompt for row in rows], self.tokenizer.pad_token_id or 0)
+            self._batch = new if not self.rows or self._batch is None else self._batch.with_(new)
+            self.rows = [*self.rows, *rows]
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """One token more for every row; those that ended with it, by themselves or at their limit."""
+        assert self._batch is not None
+        uniform = [row.noise[len(row.tokens)] for row in self.rows]
+        chosen = choose(self._batch.logits, [row.sampling for row in self.rows], uniform)
+        for row, token in zip(self.rows, chosen, strict=True):
+            _grow(row, token, self._ends, self.tokenizer)
+        going = [i for i, row in enumerate(self.rows) if row.finish is None]
+        ended = [row for row in self.rows if row.finish is not None]
+        self.rows = [self.rows[i] for i in going]
+        if self.rows:
+            self._batch.step([chosen[i] for i in going], going)
+        else:
+            self._batch = None
+        return ended
+
+
+def decode(model: Any, tokenizer: Any, rows: list[Row]) -> None:
+    """Grow every row, in place, until it ends."""
+    decoder = Decoder(model, tokenizer)
+    decoder.join(rows)
+    while decoder.rows:
+        decoder.step()
 
 
 class _Batch:
@@ -63,15 +82,34 @@ class _Batch:
         self.model, self.cache = model, DynamicCache(config=model.config)
         self.logits = self._forward(ids, _positions(self.mask))
 
+    def with_(self, other: "_Batch") -> "_Batch":
+        """These rows and then those of `other`, all padded on the left to the longer of the two."""
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        for layer, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.keys = torch.cat([_widened(layer.keys, width, -2), _widened(new.keys, width, -2)])
+            layer.values = torch.cat([_widened(layer.values, width, -2), _widened(new.values, width, -2)])
+        self.mask = torch.cat([_widened(self.mask, width, -1), _widened(other.mask, width, -1)])
+        self.logits = torch.cat([self.logits, other.logits])
+        return self
+
     def step(self, tokens: list[int], keep: list[int]) -> None:
         """Go on with the rows `keep` (indices into the present ones), whose next tokens are `tokens`."""
         if len(keep) < len(self.mask):
             rows = torch.tensor(keep, device=self.mask.device)
             self.cache.batch_select_indices(rows)
             self.mask = self.mask[rows]
+            self._narrow()
         position = self.mask.sum(-1, keepdim=True)  # (rows, 1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(keep), 1)], dim=-1)
         self.logits = self._forward(torch.tensor(tokens, device=self.mask.device)[:, None], position)
+
+    def _narrow(self) -> None:
+        """Drop the columns that are padding in every row, once they are an eighth of all."""
+        spare = int(self.mask.any(0).int().argmax())
+        if spare * 8 >= self.mask.shape[1]:
+            self.mask = self.mask[:, spare:]
+            for layer in self.cache.layers:
+                layer.keys, layer.values = layer.keys[..., spare:, :], layer.values[..., spare:, :]
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocabulary) float32 after the last of `ids` (rows, length)."""
@@ -84,6 +122,20 @@ class _Batch:
             logits_to_keep=1,
         )
         return out.logits[:, -1].float()
+
+
+def can_join(model: Any) -> bool:
+    """Whether rows of different prompts may be put into one cache: not where layers see a sliding window alone, or
+    keep a state in place of keys and values."""
+    layers = DynamicCache(config=model.config).layers
+    return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+
+
+def _widened(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
+    """Zeros put before it along `dim`, up to `width`."""
+    shape = list(tensor.shape)
+    shape[dim] = width - shape[dim]
+    return torch.cat([tensor.new_zeros(shape), tensor], dim=dim) if shape[dim] else tensor
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""A model in this process, on its processor or GPU, batched.
+"""A model in this process, on its processor or GPU, batched: a row that ends makes room for the next.
 
 Text does not depend on the batch it was made in: padding is masked, and the noise of sampling is one uniform number
 for each (request, position), drawn from a counter-based generator keyed by the request's digest. What remains is the
@@ -9,7 +9,7 @@ flip a token whose lead over the next is smaller than the rounding.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from refinery.errors import RowError, UserError
@@ -17,13 +17,18 @@ from refinery.models import tokens
 from refinery.models.base import Likelihood, Prompt, Reply, Sampling, check_text, texts_of
 from refinery.models.batcher import Batcher
 from refinery.models.cache import generation_digest
+from refinery.models.feed import Call, Feed
 from refinery.models.weights import adapter_folder, resolve
 from refinery.records import Message
 
 if TYPE_CHECKING:
+    from refinery.models.decoding import Row
     from refinery.spec import ModelSpec
 
 __all__ = ["TransformersModel", "load", "resolve"]
+
+_Asked = tuple[Prompt, Sampling, str]
+"""A request and its digest."""
 
 LOGITS = 1 << 28
 """Logits of one scoring pass, at most (1 GB in float32): long vocabularies are scored in smaller batches."""
@@ -99,7 +104,7 @@ class TransformersModel:
         self._load = threading.Lock()
         self._loaded: tuple[Any, Any] | None = None
         self._closing = False
-        self._generations = Batcher(self._generate, max_batch=spec.batch_size, name="generate")
+        self._generations: Feed[_Asked] = Feed(self._generate, name="generate")
         self._likelihoods = Batcher(self._score, max_batch=spec.batch_size, name="score")
 
     async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
@@ -144,28 +149,42 @@ class TransformersModel:
     def _prompt(self, prompt: Prompt) -> list[int]:
         return tokens.prompt_ids(self._model()[1], prompt, self._options())
 
-    def _generate(self, requests: list[tuple[Prompt, Sampling, str]]) -> list[Reply | Exception]:
+    def _generate(self, take: Callable[[int], list[Call[_Asked]]]) -> None:
+        """Up to `batch_size` rows at a time; when a quarter of the places is free, rows that wait take them."""
         from refinery.models import decoding
 
         model, tokenizer = self._model()
-        context = self._context()
-        answers: list[Reply | Exception] = []
-        rows = []
-        for index, (asked, sampling, name) in enumerate(requests):
-            prompt = self._prompt(asked)
-            answers.append(_too_long(len(prompt), context))
-            if len(prompt) < context:
-                limit = min(sampling.max_tokens, context - len(prompt))
-                tail = max((len(stop.encode()) for stop in sampling.stop), default=0)
-                rows.append(decoding.Row(index, prompt, sampling, limit, decoding.noise(name, limit), tail))
-        decoding.decode(model, tokenizer, rows, self._going_on)
-        for row in rows:
-            text = row.text if row.text is not None else decoding.text_of(tokenizer, row.tokens)
-            if text.strip():
-                answers[row.index] = Reply(text, row.finish or "length", len(row.prompt), len(row.tokens))
-            else:
-                answers[row.index] = RowError("empty_response", f"{len(row.tokens)} tokens, {row.finish}")
-        return answers
+        size = self.spec.batch_size
+        decoder = decoding.Decoder(model, tokenizer)
+        calls: dict[int, Call[_Asked]] = {}
+        joins = decoding.can_join(model)
+        while True:
+            free = size - len(decoder.rows)
+            if not decoder.rows or (joins and free >= max(1, size // 4)):
+                new = [(call, self._row(call.item)) for call in take(free)]
+                for call, row in new:
+                    if isinstance(row, RowError):
+                        call.answer(row)
+                    else:
+                        calls[id(row)] = call
+                decoder.join([row for _, row in new if not isinstance(row, RowError)])
+                if not decoder.rows and not new:
+                    return
+            if decoder.rows:
+                self._going_on()
+                for row in decoder.step():
+                    calls.pop(id(row)).answer(_reply(row, tokenizer))
+
+    def _row(self, asked: _Asked) -> "Row | RowError":
+        from refinery.models import decoding
+
+        messages, sampling, name = asked
+        prompt, context = self._prompt(messages), self._context()
+        if len(prompt) >= context:
+            return _too_long(len(prompt), context)
+        limit = min(sampling.max_tokens, context - len(prompt))
+        tail = max((len(stop.encode()) for stop in sampling.stop), default=0)
+        return decoding.Row(0, prompt, sampling, limit, decoding.noise(name, limit), tail)
 
     def _going_on(self) -> None:
         if self._closing:
@@ -193,6 +212,15 @@ class TransformersModel:
             for (index, _, _), logprobs in zip(part, found, strict=True):
                 answers[index] = Likelihood(logprobs)
         return answers
+
+
+def _reply(row: "Row", tokenizer: Any) -> Reply | RowError:
+    from refinery.models import decoding
+
+    text = row.text if row.text is not None else decoding.text_of(tokenizer, row.tokens)
+    if not text.strip():
+        return RowError("empty_response", f"{len(row.tokens)} tokens, {row.finish}")
+    return Reply(text, row.finish or "length", len(row.prompt), len(row.tokens))
 
 
 def _too_long(length: int, context: int) -> RowError:
