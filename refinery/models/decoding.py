@@ -85,7 +85,8 @@ class _Batch:
     def with_(self, other: "_Batch") -> "_Batch":
         """These rows and then those of `other`, all padded on the left to the longer of the two."""
         width = max(self.mask.shape[1], other.mask.shape[1])
-        for layer, new in zip(self.cache.layers, other.cache.layers, strict=True):
+        layers: Any = zip(self.cache.layers, other.cache.layers, strict=True)
+        for layer, new in layers:
             layer.keys = torch.cat([_widened(layer.keys, width, -2), _widened(new.keys, width, -2)])
             layer.values = torch.cat([_widened(layer.values, width, -2), _widened(new.values, width, -2)])
         self.mask = torch.cat([_widened(self.mask, width, -1), _widened(other.mask, width, -1)])
@@ -108,7 +109,8 @@ class _Batch:
         spare = int(self.mask.any(0).int().argmax())
         if spare * 8 >= self.mask.shape[1]:
             self.mask = self.mask[:, spare:]
-            for layer in self.cache.layers:
+            layers: Any = self.cache.layers
+            for layer in layers:
                 layer.keys, layer.values = layer.keys[..., spare:, :], layer.values[..., spare:, :]
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
