@@ -1,5 +1,7 @@
-"""On-policy distillation from the model before training, blind to the answer (Thinking Machines, 2025): it keeps what
-the model could do, on whatever prompts it is given, and teaches nothing new.
+"""On-policy distillation from the model before training (Thinking Machines, 2025) along rollouts of the student.
+
+Without `teacher_prompt` the teacher is blind, and a student that begins as its teacher has nothing to learn from it:
+give one, or see trainers/methods/reinvoke.py, where another training stands between the two.
 
     per token  z_t ~ p:  ∇L = (log p(z_t) - log q(z_t)) ∇log p(z_t),  the reverse divergence by its one sampled word
 
