@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from refinery.errors import UserError
+from trainers.before import refuse_split
 from trainers.supervised import SupervisedTrainer
 
 
@@ -118,6 +119,4 @@ class AnchoredTrainer(SupervisedTrainer):
 
     def check(self) -> None:
         """UserError where weights are split over processes, as a copy of them would not be."""
-        kind = self.accelerator.distributed_type.name
-        if kind in ("FSDP", "DEEPSPEED"):
-            raise UserError(f"{kind} splits the weights, which penalties on them do not support; train with DDP")
+        refuse_split(self.accelerator, "penalties on weights")

@@ -59,6 +59,13 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+def refuse_split(accelerator: Any, what: str) -> None:
+    """UserError where weights are split over processes (FSDP, ZeRO), for what looks at them whole."""
+    kind = accelerator.distributed_type.name
+    if kind in ("FSDP", "DEEPSPEED"):
+        raise UserError(f"{kind} splits the weights, which {what} do not support; train with DDP")
+
+
 def sample(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], *, end: int, limit: int, name: str
 ) -> list[list[int]]:

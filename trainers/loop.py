@@ -97,7 +97,7 @@ class Loop:
         self.broken, self._in_a_row = self.broken + 1, self._in_a_row + 1
         if self._in_a_row >= HOPELESS:
             step = self.state.global_step + 1
-            words = f"no finite gradient for {HOPELESS} steps in a row, lower learning_rate,"
+            words = f"no finite gradient for {HOPELESS} steps in a row"
             raise Diverged(words, step, step - HOPELESS + 1)
         return norm
 
@@ -159,9 +159,9 @@ class Watch(TrainerCallback):
         if loss > limit:
             control.should_save = False
         if mean > limit:
-            words = f"the loss has run away ({mean:.3g} over {WINDOW} steps, {max(self._first):.3g} at first),"
+            words = f"the loss has run away ({mean:.3g} over {WINDOW} steps, {max(self._first):.3g} at first)"
             high = next(number for number, one in enumerate(self.recent) if one["loss"] > limit)
-            raise Diverged(f"{words} lower learning_rate,", step, step - len(self.recent) + 1 + high)
+            raise Diverged(words, step, step - len(self.recent) + 1 + high)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.flush()

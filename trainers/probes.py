@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 
 from refinery.errors import UserError
-from trainers.before import BATCH, Before, Pair, both_kl, own_answers, sample, states
+from trainers.before import BATCH, Before, Pair, both_kl, evaluating, own_answers, refuse_split, sample, states
 from trainers.data import prompt_ids
 from trainers.job import Run
 from trainers.teachers import head_of
@@ -28,6 +28,7 @@ class Probe(TrainerCallback):
     """Probes every `probe_every` steps and after the last; `record(step, values)` takes what it finds."""
 
     def __init__(self, run: Run, trainer: Any, before: Before, answers: list[Pair], record: Callable[..., None]):
+        refuse_split(trainer.accelerator, "probes")
         self.run, self.trainer, self.before, self.answers, self.record = run, trainer, before, answers, record
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -59,10 +60,8 @@ class Probe(TrainerCallback):
         pad = self.run.tokenizer.pad_token_id
         with self.before.of(model) as original:
             reference, head_before = states(original, pairs, pad)[0], head_of(original)
-        was_training = model.training
-        model.eval()
-        hidden, _ = states(model, pairs, pad)
-        model.train(was_training)
+        with evaluating(model):
+            hidden, _ = states(model, pairs, pad)
         forward, reverse = both_kl(hidden, head_of(model), reference, head_before)
         return float(forward.sum()), float(reverse.sum())
 

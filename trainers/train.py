@@ -83,7 +83,7 @@ def _change(job: TrainJob, folder: Path, tuned: Path) -> Path:
         _start(job, folder)
     started = time.time()
     trained = _read(tuned / MANIFEST) or {}
-    with _quiet():
+    with _quiet(), _failing(job, folder):
         model, tokenizer = module(METHODS, job.method).change(job, tuned)
         _write_weights(model, tokenizer, folder, bfloat16=trained["bfloat16"])
     kept = ("rows_trained", "rows_dropped", "steps", "answer_tokens", "prompts", "end_token", "bfloat16", "device")
@@ -117,7 +117,8 @@ def _stopped(run: Run, folder: Path, error: Diverged) -> Stopped:
     last = max((_step(path) for path in found if path.exists()), default=None)
     shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
     left = f"the last good checkpoint is of step {last}" if last else "there is no good checkpoint"
-    message = f"{run.job.name} seed {run.job.seed}: {error} at step {error.step} (rows {shown}); {left}"
+    where = f"at step {error.step} (rows {shown}); {left}; lower learning_rate"
+    message = f"{run.job.name} seed {run.job.seed}: {error} {where}"
     return Stopped(message, {"step": error.step, "since": error.since, "rows": rows, "last_good_step": last})
 
 

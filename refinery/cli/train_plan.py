@@ -50,7 +50,7 @@ def show_train_plan(spec: Spec, as_json: bool = False) -> None:
     )
     for job in jobs:
         label = job.cell if job.role != "stage" else f"{job.cell}, {job.name.rpartition('@')[2]}"
-        memory = f"{job.memory / 2**30:.2g} GiB" if job.memory else ""
+        memory = _size(job.memory) if job.memory else ""
         size = tokens(job.tokens) if job.tokens is not None else ""
         add(found, label, job.method, job.state, number(job.rows), number(job.steps), size, memory)
     out = console()
@@ -60,6 +60,14 @@ def show_train_plan(spec: Spec, as_json: bool = False) -> None:
             out.print(f"{job.cell}: {job.why}", highlight=False, markup=False, soft_wrap=True)
     if unknown:
         out.print(unknown, style="dim")
+
+
+def _size(size: int) -> str:
+    """12 GiB, 1.4 GiB, 340 MiB."""
+    for scale, unit in ((2**30, "GiB"), (2**20, "MiB")):
+        if size >= scale:
+            return f"{size / scale:.0f} {unit}" if size >= 10 * scale else f"{size / scale:.1f} {unit}"
+    return f"{size / 2**10:.0f} KiB"
 
 
 def all_cells(cells: Cells) -> list[Cell]:

@@ -82,3 +82,27 @@ def test_kernel_signature() -> None:
     names = parameters(ChunkedDivergenceFunction, "forward")
     assert names[1:9] == ["student_hidden", "student_weight", "student_bias", "teacher_hidden", "teacher_weight",
                           "teacher_bias", "beta", "temperature"]  # fmt: skip
+
+
+def test_supervised_hooks() -> None:
+    """What trainers/supervised.py, anchors.py, lwf.py and replay.py override or call."""
+    from trl.models.utils import _ForwardRedirection
+
+    loss = ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
+    assert parameters(SFTTrainer, "compute_loss") == loss
+    assert parameters(SFTTrainer, "get_batch_samples") == ["self", "epoch_iterator", "num_batches", "device"]
+    assert parameters(SFTTrainer, "_get_num_items_in_batch") == ["self", "batch_samples", "device"]
+    assert parameters(_ForwardRedirection, "__call__")[1:4] == ["wrapper_module", "original_module", "method"]
+    text = inspect.getsource(SFTTrainer.compute_loss)
+    assert "fused_lm_head=True" in text and "outputs.log_probs" in text and "outputs.label_mask" in text
+    assert 'self.args.loss_type == "dft"' in text
+
+
+def test_a_step_ends_with_its_last_micro_batch() -> None:
+    """Penalties are added when gradients are about to be used, and replayed rows join before they are taken."""
+    text = inspect.getsource(Trainer._run_epoch if hasattr(Trainer, "_run_epoch") else Trainer._inner_training_loop)
+    steps = ["get_batch_samples(", "_set_sync_gradients(", "training_step(", "_clip_grad_norm("]
+    places = [text.index(step) for step in steps]
+    assert places == sorted(places)
+    logged = inspect.getsource(Trainer._maybe_log_save_evaluate)
+    assert logged.index("self.log(") < logged.index("self.control.should_save")

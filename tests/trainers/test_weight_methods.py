@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
 
 from refinery.records import Example
-from tests.trainers.conftest import JobMaker, gap
+from tests.trainers.conftest import JobMaker, gap, weights
 from tests.trainers.test_train import Killed, killer
 from trainers.train import train
 
@@ -58,3 +59,17 @@ def test_on_the_shipped_model(job: JobMaker, tmp_path: Any, method: str) -> None
     with pytest.raises(Killed):
         train(job(method, **params), killer(2))
     assert gap(undisturbed, train(job(method, **params))) == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_mixed_precision_and_recomputed_activations(job: JobMaker, method: str, lora: Any) -> None:
+    options = {
+        **METHODS[method],
+        "lora": lora,
+        "gradient_checkpointing": True,
+        "micro_batch_size": 2,
+        "dtype": "bfloat16",
+    }
+    found = weights(train(job(method, learning_rate=3e-3, **options)))
+    assert all(value.dtype == torch.bfloat16 and value.isfinite().all() for value in found.values())
