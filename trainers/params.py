@@ -26,6 +26,10 @@ class LoraParams(BaseModel):
     """Names of the linear layers to adapt (`[q_proj, v_proj]`); all of them where it is left out."""
 
 
+def _or_switch(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"type": "boolean"})
+
+
 class TrainParams(OpParams):
     """What a `tune:` grid may vary and `train.defaults` may set, whatever the method. Defaults: RAFT's paper, and a
     cosine schedule with 3% warm-up and clipping at 1, which it does not state."""
@@ -45,8 +49,8 @@ class TrainParams(OpParams):
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and answer together; longer rows are left out and counted as `too_long`, never cut."""
-    lora: LoraParams | None = None
-    """None trains every weight."""
+    lora: LoraParams | None = Field(None, json_schema_extra=_or_switch)
+    """None trains every weight; true takes the defaults, false is none."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the arithmetic: bfloat16 on a GPU, float32 on a CPU. Trained weights and optimiser stay in float32."""
     gradient_checkpointing: bool = False
