@@ -7,8 +7,8 @@ import pytest
 
 from refinery.errors import RowError
 from refinery.ops import semantic_filter
-from refinery.spec import _added_later
 from refinery.spec_models import StepSpec
+from refinery.spec_types import added_later
 
 
 def at(degrees):
@@ -158,7 +158,7 @@ def test_bounds_that_make_no_sense(params, message):
 def test_the_papers_step_has_the_fingerprint_it_always_had():
     """Steps that were run before there were other bounds stand."""
     step = StepSpec.model_validate({"op": "semantic_filter", "from": "source", "params": semantic_filter.Params()})
-    left = step.params.model_dump(mode="json", exclude=_added_later(step))
+    left = step.params.model_dump(mode="json", exclude=added_later(step.params))
     assert left == {"on_error": "answer", "min_cosine": 0.8, "encoder": "all-MiniLM-L6-v2", "against": "{{ answer }}",
                     "fallback": "answer"}  # fmt: skip
     assert semantic_filter.VERSION == 1
