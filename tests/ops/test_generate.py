@@ -99,7 +99,10 @@ def test_places_that_are_none(into):
 
 @pytest.mark.parametrize(
     ("schema", "message"),
-    [({"type": "text"}, "the schema is wrong at /type"), ({"$ref": "http://127.0.0.1:9/s.json"}, "only what is inside it")],
+    [
+        ({"type": "text"}, "the schema is wrong at /type"),
+        ({"$ref": "http://127.0.0.1:9/s.json"}, "only what is inside it"),
+    ],
 )
 def test_schemas_that_are_none(schema, message):
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,6 @@
 """Trains a pickled job, alone or as one of several processes; rollouts depend on the prompt alone.
 
-    python -m torch.distributed.run --nproc-per-node 2 tests/trainers/two_processes.py JOB
+python -m torch.distributed.run --nproc-per-node 2 tests/trainers/two_processes.py JOB
 """
 
 import pickle
