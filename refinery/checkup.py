@@ -190,7 +190,9 @@ def _server(
             cure = f"export {variable}=..." if variable else 'api_key: "${NAME}" names the variable that holds the key'
             return [], Finding("fail", what, f"{url} refuses the key (HTTP {error.code})", cure)
         return [], Finding("warn", what, f"{url} answers, but lists no models (HTTP {error.code})")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        return [], Finding("warn", what, f"{url} answers, but {error}")
+    except OSError as error:
         reason = getattr(error, "reason", error)
         cure = "start the server, or correct base_url (up to and including /v1)"
         return [], Finding("fail", what, f"{url} cannot be reached ({reason})", cure)

@@ -70,6 +70,10 @@ class Server:
         taken, self.bodies = self.bodies, []
         return web.json_response(taken)
 
+    async def models(self, _: web.Request) -> web.Response:
+        names = {"writer", "judge", "model", self.options.model} - {""}
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+
     async def counts(self, _: web.Request) -> web.Response:
         return web.json_response(self._counts())
 
@@ -216,7 +220,7 @@ async def main(options: argparse.Namespace) -> None:
     app.router.add_get("/stats", server.stats)
     app.router.add_get("/counts", server.counts)
     app.router.add_get("/take", server.take)
-    app.router.add_get("/v1/models", server.counts)
+    app.router.add_get("/v1/models", server.models)
     app.router.add_post("/v1/chat/completions", server.chat)
     app.router.add_post("/v1/completions", server.chat)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
