@@ -134,7 +134,11 @@ class Store(Database):
         for start in range(max(span["first"], after + 1), span["last"] + 1, READ_PAGE):
             page = [start, start + READ_PAGE - 1]
             done_here = [todo, *page] if todo is not None else []
-            for row in self.query(_OUTCOMES.format(where), [fingerprint, *page, *more, *done_here]):
+            with self._open(write=False):
+                (bodies,) = self.query(_BODIES, [fingerprint, *page])
+                among = [bodies["low"], bodies["high"]]
+                rows = self.query(_PAGE.format(where), [*among, fingerprint, *page, *more, *done_here])
+            for row in rows:
                 yield row["position"], outcome(row)
 
     def reading(self, key: str) -> str | None:
@@ -314,6 +318,14 @@ _OUTCOMES = """
     SELECT o.*, e.prompt, e.answer, e.split, e.parents, e.meta
     FROM outcomes o LEFT JOIN examples e USING (body) WHERE {} ORDER BY o.step, o.position
 """
+
+_BODIES = """
+    SELECT min(rowid) AS low, max(rowid) AS high FROM examples
+    WHERE body IN (SELECT body FROM outcomes WHERE step = ? AND position BETWEEN ? AND ?)
+"""
+_PAGE = _OUTCOMES.replace("JOIN examples e", "JOIN (SELECT * FROM examples WHERE rowid BETWEEN ? AND ?) e")
+"""Bodies stand in the order in which their rows came, so that a page's lie close together: without saying so the engine
+reads all of them, and from some size on holds them in memory at once."""
 
 
 def now() -> datetime:
