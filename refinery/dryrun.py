@@ -6,10 +6,9 @@ and count what they may ask at most. A table step that reads an unknown row is u
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,9 @@ from refinery.records import Example, Message, Outcome
 from refinery.rowops import failed
 from refinery.sources import Reading
 from refinery.spec import Spec
-from refinery.steps import Step, StoredTable, handed_on
+from refinery.steps import Step, handed_on
 from refinery.store import Store
-from refinery.tablesteps import run_table
+from refinery.tablesteps import run_table, without_writing
 
 LOOKUP_BATCH = 2000
 WINDOW = 512
@@ -172,9 +171,7 @@ class DryRun:
         state = _Row()
         token = _row.set(state)
         try:
-            if hasattr(step.module, "missing"):  # it writes files: here its rows pass
-                step = replace(step, module=_passing(step))
-            await run_table(step, self.copy, RUN, ctx, lambda _: None)
+            await run_table(without_writing(step), self.copy, RUN, ctx, lambda _: None)
         except (RowError, UserError):
             state.blind = True
         finally:
@@ -210,14 +207,6 @@ async def _dry(step: Step, example: Example, ctx: Context, state: _Row) -> Outco
         return failed(example, getattr(step.params, "on_error", "answer"), error)
     finally:
         _row.reset(token)
-
-
-def _passing(step: Step) -> Any:
-    async def apply_all(tables: Sequence[StoredTable], params: Any, ctx: Context) -> list[Outcome]:
-        rows = {example.id: example for table in tables for example in table}
-        return [Outcome(example.id, "kept", "ok", example) for example in rows.values()]
-
-    return SimpleNamespace(VERSION=step.module.VERSION, apply_all=apply_all)
 
 
 class _Lookup:

@@ -29,6 +29,7 @@ from refinery.steps import (
     tally,
 )
 from refinery.store import Store
+from refinery.tablesteps import without_writing
 
 __all__ = [
     "StepPlan",
@@ -49,20 +50,22 @@ def run_graph(
     run_id: str | None = None,
     progress: Callback | None = None,
     provider: Provider | None = None,
+    writes: bool = True,
 ) -> dict[str, StepResult]:
     """Bring every step of the graph up to date; the result by step name, the sources first.
 
     With `run_id` the caller holds the store's lock and finishes the run; without, the graph is a run of its own.
-    `provider` stands in for the spec's models and encoders (refinery.services.Services) and is not closed.
+    `provider` stands in for the spec's models and encoders (refinery.services.Services) and is not closed. Without
+    `writes`, steps that write files pass their rows and write none.
     Rows with a transient failure (a server that was overloaded) are asked again, and so is what later steps made of
     them. Raises UserError where the run cannot go on (no server at the address, too many rows fail); what was answered
     until then is kept, as it is after KeyboardInterrupt, which is raised on.
     """
     if run_id is None:
         with store.run_lock(), _own_run(spec, store) as run_id:
-            return run_graph(spec, store, run_id=run_id, progress=progress, provider=provider)
+            return run_graph(spec, store, run_id=run_id, progress=progress, provider=provider, writes=writes)
     with _few_collections(), Journal(store) as journal:
-        return asyncio.run(_run(spec, store, journal, run_id, progress or (lambda _: None), provider))
+        return asyncio.run(_run(spec, store, journal, run_id, progress or (lambda _: None), provider, writes))
 
 
 def step_fingerprints(spec: Spec, store: Store) -> dict[str, str]:
@@ -100,7 +103,7 @@ def _own_run(spec: Spec, store: Store) -> Iterator[str]:
 
 
 async def _run(
-    spec: Spec, store: Store, journal: Journal, run_id: str, progress: Callback, provider: Provider | None
+    spec: Spec, store: Store, journal: Journal, run_id: str, progress: Callback, provider: Provider | None, writes: bool
 ) -> dict[str, StepResult]:
     sources, new = store_sources(spec, store, run_id)
     steps = resolve(spec, sources, fetch=True)
@@ -111,6 +114,7 @@ async def _run(
         results[name] = StepResult(name, SOURCE, fingerprint, found.rows, dict(found.counts), 0, ran, Counts())
     async with _services(spec, store, journal, provider) as services:
         for step in steps:
+            step = step if writes else without_writing(step)
             runner = Runner(step, spec, store, journal, run_id, services, progress)
             results[step.name] = await runner.bring_up()
     return results

@@ -123,7 +123,7 @@ def preview(spec: Spec, choice: Choice, progress: Callable[[StepProgress], None]
     with tempfile.TemporaryDirectory(prefix="refinery-preview-") as folder:
         store = _Sampled(Path(folder) / "preview.duckdb", real, choice)
         elsewhere = spec.model_copy(update={"store": str(store.path)})
-        results = run_graph(elsewhere, store, progress=progress)
+        results = run_graph(elsewhere, store, progress=progress, writes=False)
         rows = _rows(spec, store)
     usage = [result.usage for result in results.values()]
     return Preview(

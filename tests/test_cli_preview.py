@@ -125,3 +125,16 @@ def test_it_fits_a_narrow_terminal(folder, server):
     done = call("preview", "spec.yaml", "-n", "3")
     assert max(len(line) for line in done.out.splitlines()) <= 80
     assert done.out.count("question") == 3 and "changed: ok" in done.out
+
+
+def test_files_that_a_step_writes_stay_as_they_are(folder, server):
+    """An export of all rows must not become one of the few that were looked at."""
+    spec = project(folder, server.url)
+    spec.write_text(spec.read_text() + "  out: {op: export, from: fused, to: out.jsonl}\n")
+    assert call("preview", "spec.yaml", "-n", "2").code == 0
+    assert not (folder / "out.jsonl").exists()
+    assert call("run", "spec.yaml", "--stage", "refine").code == 0
+    whole = (folder / "out.jsonl").read_bytes()
+    assert len(whole.splitlines()) > 2
+    assert call("preview", "spec.yaml", "-n", "2").code == 0
+    assert (folder / "out.jsonl").read_bytes() == whole
