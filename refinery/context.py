@@ -1,7 +1,7 @@
 """What a row operation may ask for: text, likelihoods and embeddings, each from what the spec names."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -100,14 +100,19 @@ class Context:
         raised in its place, in the order of the items. Any other error stops the rest and is raised."""
         results: list[Any] = []
         waiting = iter(items)
-        workers = [asyncio.create_task(_work(function, waiting, results, self.note)) for _ in range(self.window)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await side_by_side(_work(function, waiting, results, self.note) for _ in range(self.window))
         return results
+
+
+async def side_by_side(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of it at once; what one raises stops the others and is raised."""
+    workers = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
 
 
 async def _work(

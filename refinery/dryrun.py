@@ -6,7 +6,7 @@ and count what they may ask at most. A table step that reads an unknown row is u
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,15 @@ from refinery.context import Context
 from refinery.errors import RowError, UserError
 from refinery.models.base import Likelihood, Prompt, Reply, Sampling
 from refinery.models.batcher import Batcher
-from refinery.models.cache import generation_digest, likelihood_digest, reusable
+from refinery.models.cache import LOOKUP_BATCH, each, generation_digest, likelihood_digest, reusable
 from refinery.records import Example, Message, Outcome
 from refinery.rowops import failed
 from refinery.sources import Reading
 from refinery.spec import Spec
-from refinery.steps import Step, handed_on
+from refinery.steps import Step, batches, handed_on
 from refinery.store import Store
 from refinery.tablesteps import run_table, without_writing
 
-LOOKUP_BATCH = 2000
 WINDOW = 512
 UNKNOWN = "not_asked"
 RUN = "dry run"
@@ -56,6 +55,17 @@ class _Row:
 _row: contextvars.ContextVar[_Row] = contextvars.ContextVar("row")
 
 
+def _missing(name: str) -> RowError:
+    """A request of this name has no answer yet."""
+    _row.get().missing.add(name)
+    return RowError(UNKNOWN, transient=True)
+
+
+def _blind() -> RowError:
+    _row.get().blind = True
+    return RowError(UNKNOWN, transient=True)
+
+
 class DryRun:
     """Steps run one after another, in the order of the graph, on a store that is thrown away."""
 
@@ -68,16 +78,9 @@ class DryRun:
         self._lost: dict[str, int] = {}
         """Fingerprint of a step that is unknown as a whole to the rows that it may hand on."""
 
-    def add_source(self, name: str, fingerprint: str, reading: Reading) -> None:
+    def add_source(self, fingerprint: str, reading: Reading) -> None:
         """A source that the store does not have."""
-        batch: list[tuple[int, Outcome]] = []
-        for position, outcome in enumerate(reading.outcomes()):
-            batch.append((position, outcome))
-            if len(batch) == LOOKUP_BATCH:
-                self.copy.add_outcomes(fingerprint, batch)
-                batch = []
-        self.copy.add_outcomes(fingerprint, batch)
-        self._here.add(fingerprint)
+        self._add(fingerprint, enumerate(reading.outcomes()))
 
     def run(self, step: Step) -> Guess:
         """What the step would ask, given what the steps before it came to."""
@@ -88,7 +91,7 @@ class DryRun:
         unknown = sum(self._unknown.get(reads, 0) for reads in step.reads)
         if step.needs_all and (unknown or not step.is_table):
             return self._lose(step)
-        return asyncio.run(self._table(step) if step.is_table else self._rows(step, unknown))
+        return asyncio.run(self._table(step) if step.is_table else self._rows(step))
 
     def _lose(self, step: Step) -> Guess:
         rows = sum(
@@ -103,16 +106,14 @@ class DryRun:
     def _fetch(self, fingerprint: str) -> None:
         """Bring a standing step's rows over."""
         if fingerprint not in self._here:
-            batch = []
-            for row in self.store.stream(fingerprint):
-                batch.append(row)
-                if len(batch) == LOOKUP_BATCH:
-                    self.copy.add_outcomes(fingerprint, batch)
-                    batch = []
-            self.copy.add_outcomes(fingerprint, batch)
-            self._here.add(fingerprint)
+            self._add(fingerprint, self.store.stream(fingerprint))
 
-    async def _rows(self, step: Step, unknown: int) -> Guess:
+    def _add(self, fingerprint: str, rows: Iterable[tuple[int, Outcome]]) -> None:
+        for batch in batches(rows):
+            self.copy.add_outcomes(fingerprint, batch)
+        self._here.add(fingerprint)
+
+    async def _rows(self, step: Step) -> Guess:
         """Every row is worked on: those that stand are answered from the store and cost nothing."""
         lookup = _Lookup(step, self.store)
         ctx = Context(step.name, self.spec.seed, lookup, WINDOW)
@@ -148,21 +149,15 @@ class DryRun:
             batch.append((position, outcome))
 
         try:
-            rows = list(self._page(step))
-            while rows:
+            for rows in batches(self.copy.stream(step.reads[0], split="train")):
                 await ctx.map(work, rows)
                 self.copy.add_outcomes(step.fingerprint, batch)
                 batch.clear()
-                rows = list(self._page(step, after=rows[-1][0]))
         finally:
             lookup.close()
         self._here.add(step.fingerprint)
         self._unknown[step.fingerprint] = unknown_here
         return guess
-
-    def _page(self, step: Step, after: int = -1) -> list[tuple[int, Outcome]]:
-        stream = self.copy.stream(step.reads[0], split="train", after=after)
-        return [row for row, _ in zip(stream, range(LOOKUP_BATCH), strict=False)]
 
     async def _table(self, step: Step) -> Guess:
         lookup = _Lookup(step, self.store)
@@ -215,8 +210,8 @@ class _Lookup:
     def __init__(self, step: Step, store: Store):
         self.step, self.store = step, store
         self.known = {table: set(store.known(table).tolist()) for table in ("generations", "likelihoods")}
-        self.generations: Batcher[str, Any] = Batcher(_each(store.generations), max_batch=LOOKUP_BATCH)
-        self.likelihoods: Batcher[str, Any] = Batcher(_each(store.likelihoods), max_batch=LOOKUP_BATCH)
+        self.generations: Batcher[str, Any] = Batcher(each(store.generations), max_batch=LOOKUP_BATCH)
+        self.likelihoods: Batcher[str, Any] = Batcher(each(store.likelihoods), max_batch=LOOKUP_BATCH)
 
     async def model(self, name: str) -> Any:
         return _Stored(self.step.models[name], self)
@@ -226,13 +221,11 @@ class _Lookup:
 
         found = await asyncio.to_thread(stored_vectors, self.store, encoder, texts)
         if found is None:
-            _row.get().blind = True
-            raise RowError(UNKNOWN, transient=True)
+            raise _blind()
         return found
 
     async def count_tokens(self, model: str, texts: list[str]) -> list[int]:
-        _row.get().blind = True
-        raise RowError(UNKNOWN, transient=True)
+        raise _blind()
 
     def may_have(self, table: str, name: str) -> bool:
         return int(name[:16], 16) in self.known[table]
@@ -252,8 +245,7 @@ class _Stored:
         rows = await self.lookup.generations(name) if self.lookup.may_have("generations", name) else ()
         row = reusable(rows or (), sampling.max_tokens)
         if row is None:
-            _row.get().missing.add(name)
-            raise RowError(UNKNOWN, transient=True)
+            raise _missing(name)
         _row.get().found += 1
         return Reply(row["text"], row["finish_reason"], row["prompt_tokens"], row["completion_tokens"], cached=True)
 
@@ -261,22 +253,12 @@ class _Stored:
         name = likelihood_digest(self.identity, messages, continuation)
         row = await self.lookup.likelihoods(name) if self.lookup.may_have("likelihoods", name) else None
         if row is None:
-            _row.get().missing.add(name)
-            raise RowError(UNKNOWN, transient=True)
+            raise _missing(name)
         _row.get().found += 1
         return Likelihood(row["logprobs"])
 
     async def user_slot(self) -> str:
-        _row.get().blind = True
-        raise RowError(UNKNOWN, transient=True)
+        raise _blind()
 
     async def close(self) -> None:
         pass
-
-
-def _each(find: Callable[[list[str]], Mapping[str, Any]]) -> Callable[[list[str]], list[Any]]:
-    def run(names: list[str]) -> list[Any]:
-        found = find(names)
-        return [found.get(name) for name in names]
-
-    return run

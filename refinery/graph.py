@@ -91,15 +91,8 @@ def _few_collections() -> Iterator[None]:
 def _own_run(spec: Spec, store: Store) -> Iterator[str]:
     public = spec.public()
     run_id = store.start_run(spec.name, str(public), digest(public), {})
-    status = "failed"
-    try:
+    with store.finishing(run_id):
         yield run_id
-        status = "complete"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        store.finish_run(run_id, status)
 
 
 async def _run(

@@ -64,7 +64,7 @@ def plan(spec: Spec, store: Store) -> list[StepPlan]:
                 assert not isinstance(each, str)
                 why = _why_source(name, spec, store)
                 plans[name] = StepPlan(name, SOURCE, [], known[name], "runs", why, each.rows)
-                dry.add_source(name, known[name], each)
+                dry.add_source(known[name], each)
         for step in resolve(spec, known):
             running = [up for up in step.upstream if plans[up].status == "runs"]
             if not running and _stands(store, step):

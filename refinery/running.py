@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from refinery.context import Context
+from refinery.context import Context, side_by_side
 from refinery.errors import RowError, UserError
 from refinery.journal import Journal
 from refinery.models.cache import Counts
@@ -179,13 +179,7 @@ class Runner:
     async def _work(self, todo: int) -> None:
         """All rows, a window at a time. On any error that is not a row's own the other rows are stopped."""
         rows = _Prefetched(self.store.stream(self.step.reads[0], split="train", todo=self.step.fingerprint))
-        workers = [asyncio.create_task(self._one_by_one(rows)) for _ in range(max(1, min(self.ctx.window, todo)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await side_by_side(self._one_by_one(rows) for _ in range(max(1, min(self.ctx.window, todo))))
 
     async def _one_by_one(self, rows: "_Prefetched") -> None:
         while (row := await rows.next()) is not None:

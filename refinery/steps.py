@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,8 @@ from refinery.spec_types import marked
 from refinery.store import Store
 
 SOURCE_VERSION = sources.VERSION
+BATCH = 2000
+"""Rows of one write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ def _store(store: Store, fingerprint: str, outcomes: Iterable[Outcome]) -> None:
     """A batch is written while the next is read."""
     with ThreadPoolExecutor(max_workers=1) as writer:
         writing = None
-        for batch in _batches(enumerate(outcomes)):
+        for batch in batches(enumerate(outcomes)):
             if writing:
                 writing.result()
             writing = writer.submit(store.add_outcomes, fingerprint, batch)
@@ -100,14 +103,10 @@ def _store(store: Store, fingerprint: str, outcomes: Iterable[Outcome]) -> None:
             writing.result()
 
 
-def _batches(rows: Iterable[tuple[int, Outcome]], size: int = 2000) -> Iterator[list[tuple[int, Outcome]]]:
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def batches(rows: Iterable[tuple[int, Outcome]]) -> Iterator[list[tuple[int, Outcome]]]:
+    """Outcomes with their positions, so many at a time as one write takes."""
+    rest = iter(rows)
+    while batch := list(islice(rest, BATCH)):
         yield batch
 
 

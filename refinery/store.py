@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +40,19 @@ class Store(Database):
         """`status`: complete, failed or interrupted."""
         with self._transaction() as connection:
             connection.execute("UPDATE runs SET status = ?, finished_at = ? WHERE id = ?", [status, now(), run_id])
+
+    @contextmanager
+    def finishing(self, run_id: str) -> Iterator[None]:
+        """The run ends with the block, as the block ends."""
+        status = "failed"
+        try:
+            yield
+            status = "complete"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self.finish_run(run_id, status)
 
     def runs(self) -> list[Row]:
         """Newest first."""
@@ -111,13 +124,13 @@ class Store(Database):
         return [found.example for _, found in self.stream(fingerprint) if found.example is not None]
 
     def stream(
-        self, fingerprint: str, *, split: str | None = None, todo: str | None = None, after: int = -1
+        self, fingerprint: str, *, split: str | None = None, todo: str | None = None
     ) -> Iterator[tuple[int, Outcome]]:
         """(position, outcome) in the step's order, a page at a time, the file free between pages.
 
         `split`: only rows of that split, which are never dropped ones. `todo`: only rows of which the step of that
         fingerprint, a row step on this one, has no outcome yet: looked for where a row step leaves them, at their own
-        positions, so that a page does not cost more the more there are. `after`: only rows behind that position.
+        positions, so that a page does not cost more the more there are.
         """
         where = "o.step = ? AND o.position BETWEEN ? AND ?"
         more: list[Any] = []
@@ -131,7 +144,7 @@ class Store(Database):
         )
         if span["last"] is None:
             return
-        for start in range(max(span["first"], after + 1), span["last"] + 1, READ_PAGE):
+        for start in range(span["first"], span["last"] + 1, READ_PAGE):
             page = [start, start + READ_PAGE - 1]
             done_here = [todo, *page] if todo is not None else []
             with self._open(write=False):
@@ -175,6 +188,10 @@ class Store(Database):
         for row in self.query(sql, [list(digests)]) if digests else []:
             found.setdefault(row["digest"], []).append(row)
         return found
+
+    def has_answers(self, model: str) -> bool:
+        """Whether any answer of the model of that identity is stored."""
+        return bool(self.query("SELECT 1 AS found FROM generations WHERE model = ? LIMIT 1", [model]))
 
     def known(self, table: str) -> np.ndarray:
         """The first 64 bits of each digest in `generations` or `likelihoods`, uint64, in no order."""

@@ -7,10 +7,9 @@ from typing import Any
 
 from refinery.context import Context
 from refinery.records import Outcome
-from refinery.steps import Step, StoredTable, forget_downstream, start
+from refinery.steps import Step, StoredTable, batches, forget_downstream, start
 from refinery.store import Store
 
-BATCH = 2000
 DRAFT = "+"
 """Put behind a step's fingerprint while its outcomes are being written: they take their place all at once."""
 
@@ -26,14 +25,9 @@ async def run_table(step: Step, store: Store, run_id: str, ctx: Context, progres
     store.drop_outcomes(draft)
     tables = [StoredTable(name, store, reads) for name, reads in zip(step.upstream, step.reads, strict=True)]
     outcomes: Iterable[Outcome] = await step.module.apply_all(tables, step.params, ctx)
-    batch: list[tuple[int, Outcome]] = []
-    for position, outcome in enumerate(_once(step, outcomes)):
-        batch.append((position, outcome))
-        if len(batch) == BATCH:
-            store.add_outcomes(draft, batch)
-            progress(position + 1)
-            batch = []
-    store.add_outcomes(draft, batch)
+    for batch in batches(enumerate(_once(step, outcomes))):
+        store.add_outcomes(draft, batch)
+        progress(batch[-1][0] + 1)
     differing = store.query(f"{_DIFFERING} UNION {_NEW}", [step.fingerprint, draft, draft, step.fingerprint])
     forget_downstream(store, step.fingerprint, [row["example_id"] for row in differing])
     store.rename_outcomes(draft, step.fingerprint)

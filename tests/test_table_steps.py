@@ -167,7 +167,7 @@ def test_what_a_killed_table_step_left_is_no_row(tmp_path, writer, monkeypatch, 
     """The step dies while its outcomes are written."""
     rows, expected = undisturbed(MIXED)
     project = Project(tmp_path / "killed", MIXED)
-    monkeypatch.setattr("refinery.tablesteps.BATCH", 3)
+    monkeypatch.setattr("refinery.steps.BATCH", 3)
     rename = Store.rename_outcomes
 
     def die(self, draft, fingerprint):

@@ -35,17 +35,9 @@ def retry_rows(spec: Spec, path: Path, reasons: Sequence[str], overrides: Sequen
         names = {step.name for step in steps}
         part = spec.model_copy(update={"graph": {n: s for n, s in spec.graph.items() if n in names}})
         run_id = store.start_run(spec.name, spec_text(path, overrides), digest(spec.public()), versions())
-        status = "failed"
-        with prompt_exit(going_on(path), lambda: store.finish_run(run_id, "interrupted")):
-            try:
-                with Progress(console, "retry") as progress:
-                    results = run_graph(part, store, run_id=run_id, progress=progress.step)
-                status = "complete"
-            except KeyboardInterrupt:
-                status = "interrupted"
-                raise
-            finally:
-                store.finish_run(run_id, status)
+        with prompt_exit(going_on(path), lambda: store.finish_run(run_id, "interrupted")), store.finishing(run_id):
+            with Progress(console, "retry") as progress:
+                results = run_graph(part, store, run_id=run_id, progress=progress.step)
         for step in steps:
             if failed[step.name]:
                 console.print(f"{step.name}: {_fates(store, step, failed[step.name])}")

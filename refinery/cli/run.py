@@ -29,27 +29,18 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
     store = Store(spec.store_path)
     with store.run_lock():
         run_id = store.start_run(spec.name, spec_text(spec_path, overrides), digest(spec.public()), versions())
-        status, failed = "failed", list[str]()
-        with prompt_exit(going_on(spec_path), lambda: store.finish_run(run_id, "interrupted")):
-            try:
-                for stage in stages:
-                    started = time.monotonic()
-                    if stage == "report" and stage == stages[-1]:
-                        store.finish_run(run_id, "complete")  # as the report will tell
-                    with Progress(console, stage) as progress:
-                        failed += STAGE_FUNCTIONS[stage](spec, store, run_id, progress) or []
-                    if getattr(spec, stage, True) is not None:  # without train: there was nothing to be done
-                        console.print(
-                            f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False
-                        )
-                if failed:
-                    raise UserError("\n".join([f"{len(failed)} trainings failed, the others stand:", *failed]))
-                status = "complete"
-            except KeyboardInterrupt:
-                status = "interrupted"
-                raise
-            finally:
-                store.finish_run(run_id, status)
+        failed: list[str] = []
+        with prompt_exit(going_on(spec_path), lambda: store.finish_run(run_id, "interrupted")), store.finishing(run_id):
+            for stage in stages:
+                started = time.monotonic()
+                if stage == "report" and stage == stages[-1]:
+                    store.finish_run(run_id, "complete")  # as the report will tell
+                with Progress(console, stage) as progress:
+                    failed += STAGE_FUNCTIONS[stage](spec, store, run_id, progress) or []
+                if getattr(spec, stage, True) is not None:  # without train: there was nothing to be done
+                    console.print(f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False)
+            if failed:
+                raise UserError("\n".join([f"{len(failed)} trainings failed, the others stand:", *failed]))
 
 
 def going_on(spec_path: Path) -> str:

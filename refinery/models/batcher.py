@@ -63,16 +63,17 @@ class Batcher(Generic[Item, Result]):
         try:
             results = await self._loop.run_in_executor(self._thread, self.run, [item for item, _ in batch])
             for (_, future), result in list(zip(batch, results, strict=True)):  # all of them before any is told
-                _settle(future, result)
+                settle(future, result)
         except Exception as error:
             for _, future in batch:
-                _settle(future, error)
+                settle(future, error)
         finally:
             self._seen = 0
             self._gather()
 
 
-def _settle(future: "asyncio.Future[Result]", result: Result | Exception) -> None:
+def settle(future: "asyncio.Future[Result]", result: Result | Exception) -> None:
+    """Give a call its result, in the thread of its loop; an exception is raised to the caller."""
     if future.done():  # its caller was cancelled
         return
     if isinstance(result, Exception):

@@ -83,11 +83,12 @@ class CachedModel:
         self.counts: Counts = getattr(model, "counts", None) or Counts()
         self.identity = model.identity
         self._named = getattr(model, "generate_named", None)
-        self._trust = getattr(model, "trust", lambda: None)
+        if hasattr(model, "trust") and store.has_answers(self.identity):
+            model.trust()
         self._under_way: dict[tuple[str, int], asyncio.Future[Any] | None] = {}
         self._lookups = {
-            "generations": Batcher(_each(store.generations), max_batch=LOOKUP_BATCH, name="cache"),
-            "likelihoods": Batcher(_each(store.likelihoods), max_batch=LOOKUP_BATCH, name="cache"),
+            "generations": Batcher(each(store.generations), max_batch=LOOKUP_BATCH, name="cache"),
+            "likelihoods": Batcher(each(store.likelihoods), max_batch=LOOKUP_BATCH, name="cache"),
         }
 
     async def generate(self, prompt: Prompt, sampling: Sampling, sample: int = 0) -> Reply:
@@ -100,7 +101,6 @@ class CachedModel:
         if not found and self.journal.may_be_stored("generations", name):
             found = reusable(await self._lookups["generations"](name) or (), sampling.max_tokens)
         if found:
-            self._trust()
             tokens = found["prompt_tokens"], found["completion_tokens"]
             return Reply(found["text"], found["finish_reason"], *tokens, cached=True)
         if self._named:
@@ -184,7 +184,7 @@ class CachedModel:
         return found
 
 
-def _each(find: Callable[[Sequence[str]], Mapping[str, Any]]) -> Callable[[list[str]], list[Any]]:
+def each(find: Callable[[Sequence[str]], Mapping[str, Any]]) -> Callable[[list[str]], list[Any]]:
     """A lookup of many names at once, as a Batcher runs it: one result, or None, for each."""
 
     def run(names: list[str]) -> list[Any]:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from refinery.models.batcher import settle
+
 Item = TypeVar("Item")
 
 
@@ -22,7 +24,7 @@ class Call(Generic[Item]):
     def answer(self, result: Any) -> None:
         """From any thread; an exception is raised to the caller."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_settle, self._future, result)
+            self._loop.call_soon_threadsafe(settle, self._future, result)
 
     @property
     def gone(self) -> bool:
@@ -85,12 +87,3 @@ class Feed(Generic[Item]):
                 if not self._waiting:
                     self._busy = False
                     return
-
-
-def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
-    if future.done():  # its caller was cancelled
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
