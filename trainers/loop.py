@@ -1,8 +1,12 @@
 """What all methods' trainers share: which rows come when, whole checkpoints, metrics in the store, no side effects."""
 
+import contextlib
+import functools
 import json
 import math
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +37,8 @@ METRICS = {
     "lambda": "lambda",
     "penalty": "penalty",
     "replay_loss": "replay_loss",
+    "entropy": "entropy",
+    "rollout_entropy": "entropy",
     "coverage": "coverage",
     "teacher_tail": "teacher_tail",
     "student_tail": "student_tail",
@@ -40,6 +46,16 @@ METRICS = {
     "informed": "informed",
     "completions/mean_length": "rollout_length",
     "completions/clipped_ratio": "rollouts_cut",
+    "rollout_tokens": "rollout_tokens",
+    "teacher_tokens": "teacher_tokens",
+    "student_tokens": "student_tokens",
+    "generation_seconds": "generation_seconds",
+    "teacher_seconds": "teacher_seconds",
+    "student_seconds": "student_seconds",
+    "sft_gradient": "sft_gradient",
+    "kl_gradient": "kl_gradient",
+    "gradient_ratio": "gradient_ratio",
+    "gradient_cosine": "gradient_cosine",
 }
 """What a trainer logs, and the name under which the store has it."""
 
@@ -64,6 +80,33 @@ class Loop:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.broken = state["steps_broken"]
+
+    @functools.cached_property
+    def spent(self) -> Counter[str]:
+        """Seconds since the last optimiser step, by what they went into: generation, teacher, student."""
+        return Counter()
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[what] += time.monotonic() - started  # type: ignore[assignment]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """What of a step is neither generation nor the teacher's is the student's forward and backward passes."""
+        started, aside = time.monotonic(), sum(self.spent.values())
+        loss = super().training_step(*args, **kwargs)
+        aside = sum(self.spent.values()) - aside
+        self.spent["student"] += time.monotonic() - started - aside  # type: ignore[assignment]
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs = {**logs, **{f"{what}_seconds": value for what, value in self.spent.items()}}
+            self.spent.clear()
+        super().log(logs, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> list[int]:
         window = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -129,8 +172,9 @@ class Watch(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         now = time.monotonic()
-        values = {METRICS[name]: float(v) for name, v in logs.items() if name in METRICS and v is not None}
-        if "kl_loss" not in values:
+        named = {name: METRICS.get(name, name) for name in logs if name in METRICS or name.startswith("reward/")}
+        values = {ours: float(logs[name]) for name, ours in named.items() if logs[name] is not None}
+        if "kl_loss" not in values and "reward" not in values:
             values = {"sft_loss": values["loss"], **values}
         step = state.global_step
         values |= {"step_seconds": now - self._last, "tokens": float(self.tokens[step - 1])}

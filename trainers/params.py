@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from refinery.spec_types import Later, OpParams, StepName
 
-WATCHING = frozenset({"save_every", "report_to", "probe_every", "probe_prompts", "probe_rows"})
+WATCHING = frozenset({"save_every", "report_to", "probe_every", "probe_prompts", "probe_rows", "gradients_every", "vllm"})
 """Parameters that shape no weights, and so are no part of a checkpoint's identity."""
 
 
@@ -26,7 +26,7 @@ class LoraParams(BaseModel):
     """Names of the linear layers to adapt (`[q_proj, v_proj]`); all of them where it is left out."""
 
 
-def _or_switch(schema: dict[str, Any]) -> None:
+def or_switch(schema: dict[str, Any]) -> None:
     schema["anyOf"].append({"type": "boolean"})
 
 
@@ -49,7 +49,7 @@ class TrainParams(OpParams):
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and answer together; longer rows are left out and counted as `too_long`, never cut."""
-    lora: LoraParams | None = Field(None, json_schema_extra=_or_switch)
+    lora: LoraParams | None = Field(None, json_schema_extra=or_switch)
     """None trains every weight; true takes the defaults, false is none."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the arithmetic: bfloat16 on a GPU, float32 on a CPU. Trained weights and optimiser stay in float32."""
