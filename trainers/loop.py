@@ -56,8 +56,14 @@ METRICS = {
     "kl_gradient": "kl_gradient",
     "gradient_ratio": "gradient_ratio",
     "gradient_cosine": "gradient_cosine",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "zero_variance",
+    "kl": "reference_kl",
+    "clip_ratio/region_mean": "clip_ratio",
+    "cispo_clip_ratio": "clip_ratio",
 }
-"""What a trainer logs, and the name under which the store has it."""
+"""What a trainer logs, and the name under which the store has it. What begins with reward/ keeps its name."""
 
 
 class Loop:
