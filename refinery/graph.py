@@ -9,7 +9,7 @@ A table step sees all rows at once and is done as a whole (refinery/tablesteps.p
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 from refinery.context import Provider
@@ -17,9 +17,10 @@ from refinery.journal import Journal
 from refinery.models.cache import Counts
 from refinery.planning import StepPlan, plan
 from refinery.records import digest
+from refinery.rewriters import located
 from refinery.running import Callback, Runner, StepProgress, StepResult
 from refinery.services import Services
-from refinery.spec import SOURCE, Spec
+from refinery.spec import SOURCE, ModelSpec, Spec
 from refinery.steps import (
     data_fingerprint,
     resolve,
@@ -105,7 +106,9 @@ async def _run(
         found = tally(store, fingerprint)
         ran = found.rows if fingerprint in new else 0
         results[name] = StepResult(name, SOURCE, fingerprint, found.rows, dict(found.counts), 0, ran, Counts())
-    async with _services(spec, store, journal, provider) as services:
+    known = {**sources, **{step.name: step.fingerprint for step in steps}}
+    identities = {name: each for step in steps for name, each in step.models.items() if spec.models[name].from_}
+    async with _services(located(spec, known), store, journal, identities, provider) as services:
         for step in steps:
             step = step if writes else without_writing(step)
             runner = Runner(step, spec, store, journal, run_id, services, progress)
@@ -114,11 +117,17 @@ async def _run(
 
 
 @asynccontextmanager
-async def _services(spec: Spec, store: Store, journal: Journal, provider: Provider | None) -> AsyncIterator[Provider]:
+async def _services(
+    models: Mapping[str, ModelSpec],
+    store: Store,
+    journal: Journal,
+    identities: Mapping[str, str],
+    provider: Provider | None,
+) -> AsyncIterator[Provider]:
     if provider is not None:
         yield provider
         return
-    services = Services(spec.models, store, journal)
+    services = Services(models, store, journal, identities)
     try:
         yield services
     finally:

@@ -36,7 +36,7 @@ PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("graph", spec_models.StepSpec),
     ("train", spec_models.TrainSpec),
     ("train: select", spec_models.SelectSpec),
-    ("train: methods", spec_models.MethodSpec),
+    ("train: methods, and rewriters", spec_models.MethodSpec),
     ("evaluate", spec_models.EvaluateSpec),
     ("report", spec_models.ReportSpec),
     ("limits", spec_models.LimitsSpec),

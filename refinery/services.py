@@ -24,8 +24,12 @@ ENCODER_BATCH = 256
 class Services:
     """The Provider of a running step's Context."""
 
-    def __init__(self, specs: Mapping[str, ModelSpec], store: Store, journal: Journal):
+    def __init__(
+        self, specs: Mapping[str, ModelSpec], store: Store, journal: Journal, identities: Mapping[str, str] | None = None
+    ):
+        """`identities`: of models whose own entry does not say what they are asked as (rewriters)."""
         self.specs, self.store, self.journal = specs, store, journal
+        self._identities = identities or {}
         self._models: dict[str, CachedModel] = {}
         self._encoders: dict[str, Batcher[list[str], np.ndarray]] = {}
         self._counters: dict[str, TokenCounter] = {}
@@ -40,7 +44,8 @@ class Services:
             return self._models[name]
         async with self._opening[name]:
             if name not in self._models:
-                model = await asyncio.to_thread(models.open_model, self.specs[name], name)
+                known = self._identities.get(name, "")
+                model = await asyncio.to_thread(models.open_model, self.specs[name], name, known)
                 self._models[name] = CachedModel(model, self.store, self.journal)
         return self._models[name]
 

@@ -48,6 +48,10 @@ class Spec(Section):
     trust_remote_code: bool = False
     models: dict[Name, ModelSpec] = Field(default_factory=dict)
     """Who writes text. "self", the base model in this process, is there unless it is given."""
+    rewriters: dict[Name, MethodSpec] = Field(default_factory=dict)
+    """Models that are trained to write data for this one (methods dart and rewriting_agent), beginning at its weights,
+    on the train rows of a step or source. Steps ask one by its name, as any other under `models`, and run after it is
+    trained; `plan` says which those are."""
     source: SourceSpec
     sources: dict[Name, SourceSpec] = Field(default_factory=dict)
     """Further data sets, by the names under which steps read them: general data to mix in, test items to keep out.
@@ -64,6 +68,9 @@ class Spec(Section):
     def _fill(self) -> "Spec":
         """Defaults that depend on another part."""
         self.models = {"self": self.models.get("self", ModelSpec()), **self.models}
+        for name, rewriter in self.rewriters.items():
+            rewriter.data = rewriter.data or SOURCE
+            self.models.setdefault(name, ModelSpec(from_=name))
         for model in self.models.values():
             if not model.model:
                 model.model = self.model
@@ -94,11 +101,15 @@ class Spec(Section):
     def public(self) -> dict[str, Any]:
         """The whole spec as plain data in the shape of its YAML, defaults filled in, without secrets."""
         data = self.model_dump(mode="json", by_alias=True)
-        for key in ("sources",) if not self.sources else ():
-            del data[key]
+        for key in ("sources", "rewriters"):
+            if not data[key]:
+                del data[key]
         if self.train and not self.train.stages:
             del data["train"]["stages"]
-        for part in (data["graph"], (data["train"] or {}).get("methods", {})):
+        for model in data["models"].values():
+            if model["from"] is None:
+                del model["from"]
+        for part in (data["graph"], data.get("rewriters", {}), (data["train"] or {}).get("methods", {})):
             for entry in part.values():
                 entry.update(entry.pop("params"))
         return data
@@ -129,13 +140,19 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     return draft.spec
 
 
+def needs(spec: Spec, step: StepSpec) -> list[str]:
+    """What must stand before a step runs: what it reads, and what the rewriters that it asks learn from."""
+    asked = (spec.models[name].from_ for _, name in marked(step.params, "model") if name in spec.models)
+    return [*step.upstream, *(spec.rewriters[name].data for name in asked if name in spec.rewriters)]
+
+
 def order(spec: Spec) -> list[str]:
-    """The steps, each after everything it reads from; otherwise as written. ValueError for a cycle."""
+    """The steps, each after everything it needs; otherwise as written. ValueError for a cycle."""
     done: list[str] = []
     waiting = dict(spec.graph)
     while waiting:
         known = {*spec.all_sources, *done}
-        ready = next((n for n, s in waiting.items() if known.issuperset(s.upstream)), None)
+        ready = next((n for n, s in waiting.items() if known.issuperset(needs(spec, s))), None)
         if ready is None:
             raise ValueError(f"a cycle, or an unknown step, among {', '.join(waiting)}")
         done.append(ready)
@@ -157,7 +174,7 @@ def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], sources: str 
         params = step.params.model_dump(mode="json", exclude=added_later(step.params))
         for path, model in marked(step.params, "model"):
             if model not in known:
-                known[model] = identity(spec.models[model])
+                known[model] = model_identity(spec, model, identity, found)
             _put(params, path, known[model])
         for path, encoder in marked(step.params, "encoder"):
             if Path(encoder).is_dir():  # a name stands for the same weights, a folder for what is in it
@@ -172,6 +189,36 @@ def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], sources: str 
             }
         )
     return found
+
+
+def rewriter_identity(
+    spec: Spec, name: str, identity: Callable[[ModelSpec], str], steps: Mapping[str, str]
+) -> str:
+    """Digest of everything that shapes a rewriter's weights, known before it is trained: method, parameters, seed, the
+    weights it begins at, and the step it learns from, of which `steps` has the fingerprint."""
+    rewriter = spec.rewriters[name]
+    method = catalog.module(catalog.METHODS, rewriter.method)
+    left_out = {*added_later(rewriter.params), *getattr(method, "WATCHING", ())}
+    shaping = {
+        "method": rewriter.method,
+        "version": method.VERSION,
+        "params": rewriter.params.model_dump(mode="json", exclude=left_out),
+        "seed": spec.seed,
+        "base": identity(ModelSpec(model=spec.model, revision=spec.revision)),
+        "data": steps[rewriter.data],
+    }
+    return f"rewriter:{digest(shaping)}"
+
+
+def model_identity(
+    spec: Spec, name: str, identity: Callable[[ModelSpec], str], steps: Mapping[str, str]
+) -> str:
+    """What a model of the spec is asked as: `identity` of its entry, and of a rewriter's also what its weights will be."""
+    model = spec.models[name]
+    if model.from_ is None:
+        return identity(model)
+    entry = identity(model.model_copy(update={"from_": None}))
+    return f"{rewriter_identity(spec, model.from_, identity, steps)}+{digest(entry, 8)}"
 
 
 def _put(data: Any, path: Sequence[str | int], value: str) -> None:
@@ -199,5 +246,8 @@ __all__ = [
     "TrainSpec",
     "fingerprints",
     "load_spec",
+    "model_identity",
+    "needs",
     "order",
+    "rewriter_identity",
 ]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from refinery import catalog, sources, taskfiles, templates
 from refinery.errors import did_you_mean
-from refinery.spec import SOURCE
+from refinery.spec import SOURCE, needs
 from refinery.spec_load import Draft
 from refinery.spec_messages import choice, explain
 from refinery.spec_models import ModelSpec, SourceSpec
@@ -33,6 +33,7 @@ def check(draft: Draft) -> None:
             variables = getattr(catalog.module(catalog.OPS, step.op), "VARIABLES", ())
             known = _columns(draft, step.upstream, columns)
             _params(draft, ("graph", name), f"op {step.op}", step.params, known, variables)
+    _rewriters(draft, columns)
     if draft.spec.train:
         _train(draft, columns)
     if draft.spec.evaluate:
@@ -76,6 +77,8 @@ def _base_model(draft: Draft, path: KeyPath, model: str) -> None:
 
 
 def _model(draft: Draft, path: KeyPath, model: ModelSpec) -> None:
+    if model.from_ is not None:
+        _trained(draft, path, model)
     if model.backend != "openai":
         for key in ("base_url", "base_urls"):
             if getattr(model, key):
@@ -96,6 +99,16 @@ def _model(draft: Draft, path: KeyPath, model: ModelSpec) -> None:
     written = place.text[place.column - 1 :].lstrip("\"'")
     if model.api_key and model.api_key.get_secret_value() not in ("", "EMPTY") and not written.startswith("${"):
         draft.add((*path, "api_key"), 'a key is not written into a spec: put it in the environment and write "${NAME}"')
+
+
+def _trained(draft: Draft, path: KeyPath, model: ModelSpec) -> None:
+    """An entry whose weights a rewriter trains."""
+    if model.from_ not in draft.names("rewriters"):
+        draft.add((*path, "from"), _unknown("rewriter", model.from_ or "", draft.names("rewriters")))
+    if model.backend == "openai":
+        draft.add((*path, "backend"), "what is trained here runs here: backend transformers or vllm")
+    for key in {"model", "adapter", "revision"} & set(draft.names(*map(str, path))):
+        draft.add((*path, key), f"{key} does not go with from: the weights are the rewriter's", key=True)
 
 
 def _misplaced(model: ModelSpec) -> Iterator[tuple[str, str]]:
@@ -158,7 +171,7 @@ def _graph(draft: Draft) -> None:
     edges: dict[str, list[str]] = {}
     for name, step in draft.spec.graph.items():
         single = isinstance(step.from_, str)
-        edges[name] = [up for up in step.upstream if up in draft.spec.graph and up not in draft.spec.all_sources]
+        edges[name] = [up for up in needs(draft.spec, step) if up in draft.spec.graph]
         for number, upstream in enumerate(step.upstream):
             if upstream not in known:
                 path: KeyPath = ("graph", name, "from") if single else ("graph", name, "from", number)
@@ -243,6 +256,23 @@ def _params(
 # -- train, evaluate, report ------------------------------------------------------------------------------------------
 
 
+def _rewriters(draft: Draft, columns: Mapping[str, list[str] | None]) -> None:
+    steps = [SOURCE, *draft.names("sources"), *draft.names("graph")]
+    for name, rewriter in draft.spec.rewriters.items():
+        path: KeyPath = ("rewriters", name)
+        if rewriter.data not in steps:
+            draft.add((*path, "data"), _unknown("step", rewriter.data, steps))
+        if draft.is_broken(*path, "method"):
+            continue
+        method = catalog.module(catalog.METHODS, rewriter.method)
+        if not hasattr(method, "REWRITES"):
+            draft.add((*path, "method"), f"{rewriter.method} trains the spec's model: put it under train.methods")
+        if draft.spec.models[name].from_ is None:
+            draft.add(path, f'models.{name} is another model: say "from: {name}" there, or call this one otherwise', key=True)
+        known = _columns(draft, [rewriter.data], columns)
+        _params(draft, path, f"method {rewriter.method}", rewriter.params, known, getattr(method, "VARIABLES", ()))
+
+
 def _train(draft: Draft, columns: Mapping[str, list[str] | None]) -> None:
     train = draft.spec.train
     assert train is not None
@@ -254,6 +284,9 @@ def _train(draft: Draft, columns: Mapping[str, list[str] | None]) -> None:
         if method.data not in (*steps, train.data):
             draft.add((*path, "data"), _unknown("step", method.data, steps))
         if not draft.is_broken(*path, "method"):
+            if hasattr(catalog.module(catalog.METHODS, method.method), "REWRITES"):
+                message = f"{method.method} trains a model that writes data: put it under rewriters"
+                draft.add((*path, "method"), message)
             variables = getattr(catalog.module(catalog.METHODS, method.method), "VARIABLES", ())
             known = _columns(draft, [method.data], columns)
             _params(draft, path, f"method {method.method}", method.params, known, variables)

@@ -72,6 +72,10 @@ def build(document: Document, stem: str) -> Draft:
     for name, step in steps.items():
         if isinstance(step, dict):
             steps[name] = _split(draft, step, ("graph", name), "op", "from", catalog.OPS, {})
+    rewriters = _mapping(data, "rewriters")
+    for name, method in rewriters.items():
+        if isinstance(method, dict):
+            rewriters[name] = _split(draft, method, ("rewriters", name), "method", "data", catalog.METHODS, {})
     train = _mapping(data, "train")
     defaults, methods = _mapping(train, "defaults"), _mapping(train, "methods")
     for name, method in methods.items():
@@ -198,6 +202,8 @@ def _repair(data: dict[str, Any], path: KeyPath) -> None:
             data["graph"][step]["from"] = SOURCE
         case ("graph", step, "op"):
             _remove(data, ("graph", step))
+        case ("rewriters", rewriter, *_) if has(data.get("rewriters"), rewriter):
+            _remove(data, ("rewriters", rewriter))
         case ("train", "methods", method, *_):
             _remove(data, ("train", "methods", method))
             if has(data, "train") and not data["train"].get("methods"):

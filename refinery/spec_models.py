@@ -40,6 +40,9 @@ class Price(Section):
 class ModelSpec(Section):
     """One way to get text or likelihoods; steps name it. `model` left out is the spec's own model."""
 
+    from_: str | None = Field(default=None, alias="from")
+    """A name under `rewriters`: the weights that are trained there, before the first step that asks this model. Each
+    rewriter also stands here under its own name, with backend transformers."""
     backend: Literal["transformers", "openai", "vllm"] = "transformers"
     """transformers runs in this process; vllm starts `vllm serve` on this machine for the run; openai asks any
     OpenAI-compatible server (one that is up already, a provider)."""
@@ -235,11 +238,14 @@ class SelectSpec(Section):
 
 
 class MethodSpec(Section):
-    """One training method. In YAML its parameters stand beside `method` and `data`, not under `params`."""
+    """One training method. In YAML its parameters stand beside `method` and `data`, not under `params`.
+
+    Under `train.methods` it trains the spec's model; under `rewriters` one that writes data for it.
+    """
 
     method: str
     data: str = ""
-    """A step's name, or "source"; `train.data` where it is left out."""
+    """A step's name, or "source"; `train.data` where it is left out, and "source" under `rewriters`."""
     params: SerializeAsAny[BaseModel] = Field(default_factory=OpParams)
 
 

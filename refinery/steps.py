@@ -16,7 +16,7 @@ from refinery import catalog, models, sources
 from refinery.errors import UserError
 from refinery.records import Example, Outcome, digest
 from refinery.sources import Reading
-from refinery.spec import SOURCE, Spec, fingerprints, order
+from refinery.spec import SOURCE, Spec, fingerprints, model_identity, order
 from refinery.spec_types import marked
 from refinery.store import Store
 
@@ -125,7 +125,7 @@ def resolve(spec: Spec, source: Mapping[str, str], *, fetch: bool = False) -> li
         module = catalog.module(catalog.OPS, step.op)
         if message := catalog.wrong_reads(module, step.op, len(step.upstream)):
             raise UserError(f"step {name}: {message}")
-        named = {model: identity(spec.models[model]) for _, model in marked(step.params, "model")}
+        named = {model: model_identity(spec, model, identity, known) for _, model in marked(step.params, "model")}
         _check_scoring(name, module, step.params, spec)
         reads = [known[upstream] for upstream in step.upstream]
         steps.append(Step(name, step.op, module, step.params, known[name], list(step.upstream), reads, named))

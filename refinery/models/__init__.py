@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from refinery.errors import UserError
 from refinery.models.base import Likelihood, Model, Reply, Sampling
 from refinery.models.weights import adapter_folder, folder, resolve, shaping, weights_digest
 from refinery.records import digest
@@ -21,6 +22,8 @@ def identity(spec: "ModelSpec", *, fetch: bool = False) -> str:
     `fetch` downloads it. Loads no weights.
     """
     adapter = None
+    if spec.from_ is not None:
+        return f"rewriter {spec.from_}"  # what its weights are is known of a whole spec alone (spec.model_identity)
     if spec.backend == "openai":
         base = f"{spec.provider}/{spec.model}" if spec.provider else spec.model
     else:
@@ -35,8 +38,11 @@ def identity(spec: "ModelSpec", *, fetch: bool = False) -> str:
     return f"{base}+{digest(more, 8)}" if more else base
 
 
-def open_model(spec: "ModelSpec", name: str = "") -> Model:
-    """A model ready to be asked; `name` is its name under `models:`, for messages. Weights load on first use."""
+def open_model(spec: "ModelSpec", name: str = "", known: str = "") -> Model:
+    """A model ready to be asked; `name` is its name under `models:`, for messages, and `known` its identity, where that
+    is another than its entry's own. Weights load on first use. UserError for a rewriter that is not trained yet."""
+    if spec.from_ is not None:
+        raise UserError(f"models.{name}: rewriters.{spec.from_} is not trained yet; `refinery run` trains it")
     if spec.backend == "openai":
         from refinery.models.openai import OpenAIModel
 
@@ -44,7 +50,7 @@ def open_model(spec: "ModelSpec", name: str = "") -> Model:
     if spec.backend == "vllm":
         from refinery.models.vllm import VllmModel
 
-        return VllmModel(spec, identity(spec, fetch=True), name)
+        return VllmModel(spec, known or identity(spec, fetch=True), name)
     from refinery.models.transformers import TransformersModel
 
-    return TransformersModel(spec, identity(spec, fetch=True), name)
+    return TransformersModel(spec, known or identity(spec, fetch=True), name)
