@@ -5,11 +5,13 @@ a request that is not answered yet is counted, and what hangs on its answer has 
 """
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from refinery.dryrun import DryRun, Guess
+from refinery.rewriters import located
 from refinery.spec import SOURCE, Spec
 from refinery.steps import (
     Step,
@@ -69,10 +71,12 @@ def plan(spec: Spec, store: Store) -> list[StepPlan]:
             running = [up for up in step.upstream if plans[up].status == "runs"]
             if not running and _stands(store, step):
                 plans[step.name] = StepPlan(
-                    step.name, step.op, step.upstream, step.fingerprint, "stands", [], 0, notes=_notes(step)
+                    step.name, step.op, step.upstream, step.fingerprint, "stands", [], 0, notes=_notes(step, spec, known)
                 )
             else:
-                plans[step.name] = _runs(step, _why(step, store, running), dry.run(step))
+                notes = _notes(step, spec, known)
+                plans[step.name] = _runs(step, _why(step, store, running), dry.run(step), notes)
+            known[step.name] = step.fingerprint
     return list(plans.values())
 
 
@@ -81,7 +85,7 @@ def _stands(store: Store, step: Step) -> bool:
     return done and not not_done(store, step) and not again(store, step)
 
 
-def _runs(step: Step, why: list[str], guess: Guess) -> StepPlan:
+def _runs(step: Step, why: list[str], guess: Guess, notes: list[str]) -> StepPlan:
     return StepPlan(
         step.name,
         step.op,
@@ -93,12 +97,20 @@ def _runs(step: Step, why: list[str], guess: Guess) -> StepPlan:
         guess.at_least + guess.more,
         guess.at_least,
         guess.answered,
-        _notes(step),
+        notes,
     )
 
 
-def _notes(step: Step) -> list[str]:
-    return step.module.notes(step.params) if hasattr(step.module, "notes") else []
+def _notes(step: Step, spec: Spec, known: Mapping[str, str]) -> list[str]:
+    """What the op has to say, and which rewriters the step asks: trained ones by their checkpoint."""
+    found = list(step.module.notes(step.params)) if hasattr(step.module, "notes") else []
+    models = located(spec, known)
+    for name in step.models:
+        if (rewriter := spec.models[name].from_) is not None:
+            one = spec.rewriters[rewriter]
+            trained = f"checkpoint {Path(models[name].model).name[:12]}" if models[name].from_ is None else "trained first"
+            found.append(f"{name} is {rewriter} ({one.method} on {one.data}), {trained}")
+    return found
 
 
 # --- why

@@ -239,7 +239,7 @@ class Store(Database):
         path: str,
         role: str,
     ) -> None:
-        """Record weights about to be made. `role`: final, tuning, stage, part, former or base."""
+        """Record weights about to be made. `role`: final, tuning, stage, part, rewriter, former or base."""
         row: Row = {"fingerprint": fingerprint, "run_id": run_id, "name": name, "method": method, "role": role}
         row |= {"seed": seed, "params": dict(params), "data_fingerprint": data_fingerprint, "base": base}
         row |= {"path": str(path), "status": "running", "manifest": None, "started_at": now(), "finished_at": None}

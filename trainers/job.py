@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from trainers.course import Course
     from trainers.data import Prepared
 
-Role = Literal["final", "tuning", "stage", "part"]
-"""stage: another training goes on from these weights. part: another is made of them, as wise_ft is of sft."""
+Role = Literal["final", "tuning", "stage", "part", "rewriter"]
+"""stage: another training goes on from these weights. part: another is made of them, as wise_ft is of sft. rewriter:
+they write data for another model."""
 
 Progress = Callable[[int, int, float], None]
 """Called after each optimiser step with (step, steps in all, loss)."""

@@ -12,6 +12,7 @@ from refinery import catalog
 from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
+from refinery.cli.rewriters import train_rewriters
 from refinery.errors import UserError
 from refinery.graph import StepResult, run_graph, step_fingerprints
 from refinery.records import digest
@@ -66,6 +67,7 @@ def versions() -> dict[str, str]:
 
 
 def refine(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
+    train_rewriters(spec, store, run_id, progress)
     results = run_graph(spec, store, run_id=run_id, progress=progress.step)
     for result in results.values():
         progress.note(f"{result.name}: {describe(result)}")
