@@ -16,6 +16,8 @@ of system prompt, first words and temperature; a key that is written beside it w
     agent            the rewriting agent (arXiv:2602.11220) as its rewriter is asked: greedy, the answer in a box at the
                      end. Put check_answer with kind: boxed behind it; the paper allows texts of 8192 tokens
     paraphrase       the reference in other words (S3FT, arXiv:2502.08130), with no freedom in what it says
+    dart             a demonstration adapted to the model that will learn from it (DART, arXiv:2605.26924, whose prompt
+                     is not public), as the mapper is asked that method dart trains: four samples to choose from
 
 The phrases refused under the sdft2024 presets are those of the paper's own acceptance test, whole words, and never one
 that the question or the reference holds. Its test of the task's answer is a step of its own: check_answer.
@@ -126,6 +128,32 @@ Known answer:
 Say the known answer in other words. Change the wording and, where it helps, the order; change nothing of what it \
 says, and add nothing. Write only the new wording, as a direct reply to the question."""
 
+DART = """\
+A student model will learn from worked solutions. Below are a problem and a solution that is right but was written by \
+somebody else.
+
+Problem:
+{{ question }}
+
+Solution:
+{{ answer }}
+
+Write the solution as the student should learn it: in your own wording, with steps of the size that you would take. \
+Keep every step sound and every result, and give the same final answer in the same form at the end. Say nothing of the \
+solution above."""
+
+DART_BANNED = (
+    *BANNED,
+    "solution above",
+    "given solution",
+    "provided solution",
+    "original solution",
+    "reference solution",
+    "as shown above",
+    "rewrite",
+    "the student",
+)
+
 _SDFT = {"banned": SDFT_BANNED, "banned_starts": ("your turn",)}
 PRESETS: dict[str, dict[str, Any]] = {
     "raft": {},
@@ -144,12 +172,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "banned": (*BANNED, "existing solution", "given solution", "provided solution", "original solution"),
     },
     "paraphrase": {"prompt": PARAPHRASE},
+    "dart": {"prompt": DART, "samples": 4, "temperature": 0.7, "top_p": 1.0, "banned": DART_BANNED},
 }
 
 
 class Params(WriterParams):
     preset: Annotated[
-        Literal["raft", "sdft2024_using", "sdft2024_refer", "sdft2024_gsm8k", "agent", "paraphrase"], Later
+        Literal["raft", "sdft2024_using", "sdft2024_refer", "sdft2024_gsm8k", "agent", "paraphrase", "dart"], Later
     ] = "raft"
     """A published way to ask; what is written beside it wins."""
     prompt: Template = PROMPT
