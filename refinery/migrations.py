@@ -273,7 +273,25 @@ def embeddings(connection: Any) -> None:
     )
 
 
-MIGRATIONS = [initial, readings, preferences, embeddings]
+def cells(connection: Any) -> None:
+    """A matrix trains one method under many settings, and one training may stand for several of them."""
+    create(
+        connection,
+        "cells",
+        "One method with one seed at one point of the spec's matrix, as the last training run left it.",
+        [
+            ("point", "VARCHAR", "Digest of keys; empty where the spec has no matrix."),
+            ("keys", "JSON", "What the matrix set: key to value."),
+            ("method", "VARCHAR", "The method's name in the spec; empty where the point as a whole failed."),
+            ("seed", "BIGINT", "Training seed; NULL where the point as a whole failed."),
+            ("checkpoint", "VARCHAR", "checkpoints.fingerprint of its weights; empty where they have no name yet."),
+            ("status", "VARCHAR", "complete or failed."),
+            ("error", "VARCHAR", "Why it failed."),
+        ],
+    )
+
+
+MIGRATIONS = [initial, readings, preferences, embeddings, cells]
 
 
 def pending(connection: Any) -> list[Any]:

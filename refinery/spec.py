@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from refinery import catalog, yamlpos
+from refinery import catalog, matrix, yamlpos
+from refinery.matrix import Point
 from refinery.problems import Place, Problem, SpecErrors
 from refinery.records import digest
 from refinery.spec_models import (
     EvaluateSpec,
+    GateSpec,
     HubSource,
     LimitsSpec,
     MethodSpec,
@@ -61,8 +63,14 @@ class Spec(Section):
     evaluate: EvaluateSpec | None = None
     report: ReportSpec = Field(default_factory=ReportSpec)
     limits: LimitsSpec = Field(default_factory=LimitsSpec)
+    matrix: dict[str, list[Any]] = Field(default_factory=dict)
+    """Keys of the spec (model, source, graph.close.min_cosine, methods.raft.temperature, ...) to lists of values: every
+    combination is refined, trained and evaluated on the same store, and what they share is done once."""
     store: str = "runs/{name}/refinery.duckdb"
     """The database, relative to the current folder; checkpoints stand beside it."""
+
+    _points: list[Point] = PrivateAttr(default_factory=list)
+    _point: Point | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _fill(self) -> "Spec":
@@ -98,14 +106,26 @@ class Spec(Section):
         """By the names that `from:` and `data:` call them; the main one first."""
         return {SOURCE: self.source, **self.sources}
 
+    @property
+    def points(self) -> list[Point]:
+        """What the matrix makes of this spec, in its order; this spec alone where there is none."""
+        return self._points or [self.point]
+
+    @property
+    def point(self) -> Point:
+        """Which of a matrix this spec is; its keys are empty where it is of none."""
+        return self._point or Point({}, self)
+
     def public(self) -> dict[str, Any]:
         """The whole spec as plain data in the shape of its YAML, defaults filled in, without secrets."""
         data = self.model_dump(mode="json", by_alias=True)
-        for key in ("sources", "rewriters"):
+        for key in ("sources", "matrix", "rewriters"):
             if not data[key]:
                 del data[key]
         if self.train and not self.train.stages:
             del data["train"]["stages"]
+        if self.train and self.train.gate == GateSpec():
+            del data["train"]["gate"]
         for model in data["models"].values():
             if model["from"] is None:
                 del model["from"]
@@ -118,7 +138,8 @@ class Spec(Section):
 def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     """The spec of a YAML file, with `key.path=value` overrides put over it.
 
-    Raises SpecErrors with every mistake, and UserError where the file cannot be read.
+    Of a spec with a matrix it is the first point's, with the others under `points`. Raises SpecErrors with every
+    mistake, and UserError where the file cannot be read.
     """
     from refinery.spec_checks import check
     from refinery.spec_load import build
@@ -133,11 +154,26 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     if not isinstance(document.data, dict):
         raise SpecErrors(document.problems)
     yamlpos.override(document, overrides)
-    draft = build(document, path.stem)
-    check(draft)
+    found: list[Point] = []
+    whole = document.data.get(matrix.KEY) is None
+    for keys, one in [({}, document)] if whole else matrix.documents(document):
+        draft = build(one, path.stem)
+        check(draft)
+        if one is not document:
+            document.problems += one.problems
+        found.append(Point(keys, draft.spec))
     if document.problems:
         raise SpecErrors(document.problems)
-    return draft.spec
+    return found[0].spec if whole else _varied(document.data[matrix.KEY], found)
+
+
+def _varied(keys: dict[str, list[Any]], points: list[Point]) -> Spec:
+    """The first point's spec, which knows all of them; and each of them what it is."""
+    for point in points:
+        point.spec._point = point
+    spec = points[0].spec.model_copy(update={"matrix": keys})
+    spec._points, spec._point = points, None
+    return spec
 
 
 def needs(spec: Spec, step: StepSpec) -> list[str]:
@@ -191,9 +227,7 @@ def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], sources: str 
     return found
 
 
-def rewriter_identity(
-    spec: Spec, name: str, identity: Callable[[ModelSpec], str], steps: Mapping[str, str]
-) -> str:
+def rewriter_identity(spec: Spec, name: str, identity: Callable[[ModelSpec], str], steps: Mapping[str, str]) -> str:
     """Digest of everything that shapes a rewriter's weights, known before it is trained: method, parameters, seed, the
     weights it begins at, and the step it learns from, of which `steps` has the fingerprint."""
     rewriter = spec.rewriters[name]
@@ -210,9 +244,7 @@ def rewriter_identity(
     return f"rewriter:{digest(shaping)}"
 
 
-def model_identity(
-    spec: Spec, name: str, identity: Callable[[ModelSpec], str], steps: Mapping[str, str]
-) -> str:
+def model_identity(spec: Spec, name: str, identity: Callable[[ModelSpec], str], steps: Mapping[str, str]) -> str:
     """What a model of the spec is asked as: `identity` of its entry, and of a rewriter's also what its weights will be."""
     model = spec.models[name]
     if model.from_ is None:
@@ -230,6 +262,7 @@ def _put(data: Any, path: Sequence[str | int], value: str) -> None:
 __all__ = [
     "SOURCE",
     "EvaluateSpec",
+    "GateSpec",
     "HubSource",
     "LimitsSpec",
     "MethodSpec",

@@ -276,6 +276,23 @@ class Store(Database):
         sql = "SELECT * FROM checkpoints WHERE run_id = coalesce(?, run_id) ORDER BY started_at, fingerprint"
         return self.query(sql, [run_id])
 
+    def set_cells(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """What the spec trains now, in place of what it trained before."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM cells")
+            if rows:
+                self._insert(connection, "cells", rows)
+
+    def cells(self, point: str | None = None) -> list[Row]:
+        """Of one point of the matrix, or all."""
+        return self.query("SELECT * FROM cells WHERE point = coalesce(?, point) ORDER BY point, method, seed", [point])
+
+    def cell_scores(self) -> list[Row]:
+        """Every score of every cell, with what the matrix set: rows of keys, method, seed and the table `scores`."""
+        sql = """SELECT c.keys, c.method, c.seed, s.* FROM cells c JOIN scores s USING (checkpoint)
+                 ORDER BY c.point, c.method, c.seed, s.benchmark, s.metric"""
+        return self.query(sql)
+
     def add_training_metrics(self, checkpoint: str, rows: Sequence[tuple[int, str, float]]) -> None:
         """(step, name, value) triples; a resumed training logs over what it had logged."""
         values = {(step, name): value for step, name, value in rows}

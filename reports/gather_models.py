@@ -22,6 +22,12 @@ def checkpoints(store: Store, spec: Spec, notes: list[str]) -> tuple[Row | None,
     if spec.train is None:
         return None, {}
     complete = [row for row in store.checkpoints() if row["status"] == "complete"]
+    if spec.point.keys:  # of a matrix, whose points train methods of one name under several settings
+        own = {row["checkpoint"] for row in store.cells(spec.point.id)}
+        complete = [row for row in complete if row["role"] == "base" or row["fingerprint"] in own]
+    if spec.point.keys:  # of a matrix: other points have methods and seeds of the same names
+        own = {cell["checkpoint"] for cell in store.cells(spec.point.id)}
+        complete = [row for row in complete if row["role"] == "base" or row["fingerprint"] in own]
     found: dict[str, list[Row]] = {}
     for name in spec.train.methods:
         by_seed = {row["seed"]: row for row in complete if row["role"] == "final" and row["name"] == name}
@@ -33,6 +39,17 @@ def checkpoints(store: Store, spec: Spec, notes: list[str]) -> tuple[Row | None,
     bases = {row["fingerprint"]: row for row in complete if row["role"] == "base"}
     used = next((row["base"] for rows in found.values() for row in rows if row["base"] in bases), None)
     return bases.get(used) if used else next(iter(reversed(bases.values())), None), found
+
+
+def shared_seeds(finals: Mapping[str, Sequence[Row]]) -> set[int]:
+    """Those with which every method was trained."""
+    return set.intersection(*({row["seed"] for row in rows} for rows in finals.values())) if finals else set()
+
+
+def shared_seed(finals: Mapping[str, Sequence[Row]]) -> int | None:
+    """The first of them, in the order of the spec: the trainings whose panels' first rows are."""
+    shared = shared_seeds(finals)
+    return next((row["seed"] for rows in finals.values() for row in rows if row["seed"] in shared), None)
 
 
 def metrics(store: Store, checkpoint: str) -> dict[str, dict[int, float]]:
@@ -49,7 +66,7 @@ def comparison(
     """Of the seeds that every method was trained with, so that like is compared with like."""
     if base is None or not finals or spec.evaluate is None:
         return [], None
-    shared = set.intersection(*({row["seed"] for row in rows} for rows in finals.values()))
+    shared = shared_seeds(finals)
     if not shared:
         notes.append("No seed is common to all trained methods, so they are not compared.")
         return [], None

@@ -23,6 +23,7 @@ from refinery.store import Store
 ROOT = Path(__file__).parent.parent
 
 LAYOUT = """
+cells: point keys method seed checkpoint status error
 checkpoints: fingerprint run_id name method role seed params data_fingerprint base path status manifest started_at finished_at
 diagnostics: step family name value n low high detail against
 embeddings: encoder text vector

@@ -67,10 +67,17 @@ def refuse_split(accelerator: Any, what: str) -> None:
 
 
 def sample(
-    model: Any, tokenizer: Any, prompts: Sequence[list[int]], *, end: int, limit: int, name: str
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    *,
+    end: int,
+    limit: int,
+    name: str,
+    temperature: float = 1.0,
 ) -> list[list[int]]:
-    """One answer to each prompt at temperature 1, of at most `limit` tokens, with the end token where it came to it.
-    `name` picks the noise: the same name and prompt, the same numbers."""
+    """One answer to each prompt, of at most `limit` tokens, with the end token where it came to it. `name` picks the
+    noise: the same name and prompt, the same numbers."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     rows = []
     for index, prompt in enumerate(prompts):
@@ -78,7 +85,7 @@ def sample(
         if own < 1:
             raise UserError(f"a prompt of {len(prompt)} tokens leaves no room in the context of {context}")
         noise = decoding.noise(digest([name, index, prompt]), own)
-        rows.append(decoding.Row(index, list(prompt), Sampling(temperature=1.0, max_tokens=own), own, noise, 0))
+        rows.append(decoding.Row(index, list(prompt), Sampling(temperature=temperature, max_tokens=own), own, noise, 0))
     with evaluating(model):
         for start in range(0, len(rows), BATCH):
             decoding.decode(model, tokenizer, rows[start : start + BATCH])

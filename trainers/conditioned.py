@@ -80,6 +80,7 @@ def build(run: Run, sft_steps: int = 0, second_rate: float = 1.0) -> Any:
     limit = rollout_limit(run, params.max_completion_length)
     config = DistillationConfig(
         **run.arguments,
+        **_engine(run, limit),
         temperature=params.rollout_temperature,
         top_p=params.rollout_top_p,
         top_k=params.rollout_top_k,
@@ -87,6 +88,8 @@ def build(run: Run, sft_steps: int = 0, second_rate: float = 1.0) -> Any:
     )
     settings, teacher = _settings(run, sft_steps), _teacher(run)
     run.notes |= {"rollout_limit": limit, "top_k": settings.how.top_k, "teacher": NAMES[teacher.kind]}
+    if params.rollout_engine != "transformers":
+        run.notes["rollout_engine"] = params.rollout_engine
     rows = [
         {"place": place, "prompt": r.prompt, "answer": r.answer, "teacher_prompt": r.teacher_prompt or r.prompt}
         for place, r in enumerate(run.prepared.rows)
@@ -110,6 +113,33 @@ def build(run: Run, sft_steps: int = 0, second_rate: float = 1.0) -> Any:
 
 
 NAMES = {"copy": "frozen copy", "adapter": "adapter off", "ema": "moving average", "live": "live"}
+
+
+def _engine(run: Run, limit: int) -> dict[str, Any]:
+    """What DistillationConfig is told of vLLM. UserError where that cannot work here."""
+    import importlib.util
+
+    import torch
+
+    params: Any = run.job.params
+    if params.rollout_engine == "transformers":
+        return {}
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(f'rollout_engine: {params.rollout_engine} needs vLLM here: pip install "refinery[train,vllm]"')
+    if not torch.cuda.is_available():
+        raise UserError(f"rollout_engine: {params.rollout_engine} needs a GPU")
+    one = params.vllm
+    return {
+        "use_vllm": True,
+        "vllm_mode": "server" if params.rollout_engine == "vllm_server" else "colocate",
+        "vllm_gpu_memory_utilization": one.gpu_memory,
+        "vllm_tensor_parallel_size": one.tensor_parallel,
+        "vllm_enable_sleep_mode": one.sleep,
+        "vllm_max_model_length": max(len(row.prompt) for row in run.prepared.rows) + limit,
+        "vllm_server_base_url": one.base_url,
+        "vllm_group_port": one.group_port,
+        "vllm_server_timeout": one.timeout,
+    }
 
 
 def _settings(run: Run, sft_steps: int) -> Any:
@@ -139,6 +169,7 @@ def _settings(run: Run, sft_steps: int) -> Any:
         skip_tokens=params.skip_tokens,
         by_tokens=params.reduction == "tokens",
         importance_cap=params.importance_cap,
+        gradients_every=getattr(params, "gradients_every", None),
     )
 
 

@@ -26,6 +26,8 @@ from transformers import TrainerCallback
 
 from refinery.errors import UserError
 from trainers.balance import Balancer
+from trainers.before import refuse_split
+from trainers.gradients import compared
 from trainers.loop import Loop
 from trainers.losses import cross_entropy, distillation, gradient_at, reward_to_go, sample_means
 from trainers.phases import two_phases
@@ -47,9 +49,11 @@ class Sums:
     coverage: Tensor
     student_coverage: Tensor
     """P and R, likewise."""
+    entropy: Tensor
+    """Of the student's next word, likewise."""
 
     def stack(self) -> Tensor:
-        return torch.stack([self.sft, self.kl, self.coverage, self.student_coverage]).detach()
+        return torch.stack([self.sft, self.kl, self.coverage, self.student_coverage, self.entropy]).detach()
 
 
 class ConditionedDistillation(Loop, Rollouts):
@@ -67,6 +71,8 @@ class ConditionedDistillation(Loop, Rollouts):
         """Makes the teacher's prompts once the rollouts are there (trainers/reprompt.py)."""
         if teacher.kind == "ema" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError("teacher: ema is kept whole in each process: train without FSDP and DeepSpeed")
+        if settings.gradients_every:
+            refuse_split(self.accelerator, "gradients that are compared")
         teacher.follow(self.accelerator.unwrap_model(self.model))
         self.add_callback(_Follow(self))
 
@@ -111,29 +117,58 @@ class ConditionedDistillation(Loop, Rollouts):
         return self.state.global_step >= self.settings.sft_steps
 
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
-        rollouts = self._rollouts(inputs) if self._distilling else [[] for _ in inputs]
+        with self.timed("generation"):
+            rollouts = self._rollouts(inputs) if self._distilling else [[] for _ in inputs]
+        spoken = sum(len(z) for zs in rollouts for z in zs)
+        likely = dict(zip((id(z) for zs in rollouts for z in zs), self._sampler or (), strict=False))
         shown = [[row["teacher_prompt"]] * len(zs) for row, zs in zip(inputs, rollouts, strict=True)]
         if self.reprompt is not None and self._distilling:
             rollouts, shown, shares = self.reprompt([row["place"] for row in inputs], rollouts)
             for name, value in shares.items():
                 self._metrics["train"][name].append(value)
         flat, prompts = [z for row in rollouts for z in row], [p for row in shown for p in row]
+        with self.timed("teacher"):
+            states = self._teacher_states(prompts, flat)
         batch: Batch = {
             "place": torch.arange(len(inputs)),  # TRL takes the number of rows from the first value
             "prompt": [row["prompt"] for row in inputs],
             "answer": [row["answer"] if self._supervising else [] for row in inputs],
             "rollout": rollouts,
-            "teacher": like(rollouts, self._teacher_states(prompts, flat)),
+            "teacher": like(rollouts, states),
         }
         if self._sampler is not None:
-            batch["sampler"] = like(rollouts, self._sampler)
+            batch["sampler"] = [[likely[id(z)] for z in zs] for zs in rollouts]  # reprompt has left some out
         units = sum(len(self._kept(z)) for z in flat) if self.settings.by_tokens else len(flat)
-        counts = torch.tensor([sum(map(len, batch["answer"])), units], device=self.accelerator.device)
-        totals = self.accelerator.reduce(counts, "sum").clamp(min=1)
+        heard = sum(map(len, prompts)) + sum(map(len, flat))
+        counts = [sum(map(len, batch["answer"])), units, spoken, heard, self._read(batch)]
+        totals = self.accelerator.reduce(torch.tensor(counts, device=self.accelerator.device), "sum")
+        self._count(*totals[2:].tolist())
+        totals = totals.clamp(min=1)
         batch |= {"answer_tokens": totals[0], "units": totals[1]}
+        if self._compares:
+            for name, value in compared(self, batch).items():
+                self._metrics["train"][name].append(value)
         if self._foresees:
             self._weigh(*self._forecast(batch), batch)
         return batch
+
+    def _read(self, batch: Batch) -> int:
+        """Tokens of the student's forward pass: each prompt with its answer, and with each of its rollouts."""
+        rows = zip(batch["prompt"], batch["answer"], batch["rollout"], strict=True)
+        return sum((len(p) + len(y)) * bool(y) + sum(len(p) + len(z) for z in zs) for p, y, zs in rows)
+
+    def _count(self, spoken: int, heard: int, read: int) -> None:
+        found = {"student_tokens": read}
+        if self._distilling:
+            found |= {"teacher_tokens": heard} | ({"rollout_tokens": spoken} if self._spoke else {})
+        for name, value in found.items():
+            self._metrics["train"][name].append(float(value))
+
+    @property
+    def _compares(self) -> bool:
+        every = self.settings.gradients_every
+        both = self._supervising and self._distilling
+        return both and every is not None and (self.state.global_step + 1) % every == 0
 
     def _kept(self, rollout: list[int]) -> list[int]:
         return rollout[self.settings.skip_tokens :]
@@ -184,12 +219,12 @@ class ConditionedDistillation(Loop, Rollouts):
     def _record(self, sums: Tensor, batch: Batch) -> None:
         """Metrics of the step from its sums over all processes."""
         tokens, units = batch["answer_tokens"], batch["units"]
-        sft, kl, coverage, student_coverage = (sums / torch.stack([tokens, units, units, units])).tolist()
+        sft, kl, coverage, student_coverage, entropy = (sums / torch.stack([tokens, *[units] * 4])).tolist()
         metrics = {}
         if self._supervising:
             metrics["sft_loss"] = sft
         if self._distilling:
-            metrics |= {"kl_loss": kl, "coverage": coverage}
+            metrics |= {"kl_loss": kl, "coverage": coverage, "rollout_entropy": entropy}
             metrics |= {"teacher_tail": 1 - coverage, "student_tail": 1 - student_coverage}
         if self._supervising and self._distilling:
             metrics["lambda"] = self._lambda
@@ -198,6 +233,7 @@ class ConditionedDistillation(Loop, Rollouts):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self._metrics["train"].pop("entropy", None)  # TRL's, of what `_compute_loss` does not give it
         if self._seen and len(self._seen) == self.args.gradient_accumulation_steps:
             step: Any = self._buffered_inputs
             self._record(self.accelerator.reduce(torch.stack(self._seen).sum(0), "sum"), step[-1])
@@ -214,7 +250,7 @@ class ConditionedDistillation(Loop, Rollouts):
             self._weigh(sums.stack(), None, inputs)
         weight = self._lambda if self._supervising else 1.0
         loss = sums.sft / inputs["answer_tokens"] + weight * sums.kl / inputs["units"]
-        nothing = torch.zeros((), device=loss.device)  # TRL logs an entropy, which is not taken here
+        nothing = torch.zeros((), device=loss.device)  # in the place of TRL's entropy; ours is among the sums
         return loss * self.accelerator.num_processes, nothing, nothing  # their gradients are averaged, not summed
 
     def _sums(self, student: Any, batch: Batch) -> Sums:
@@ -226,21 +262,21 @@ class ConditionedDistillation(Loop, Rollouts):
         prefixes = [*(p for p, _ in answered), *(p + z[:skip] for p, z in asked)]
         rollouts = [z[skip:] for _, z in asked]
         if not prefixes:  # of all attempts none can be learnt from
-            return Sums(*[sum(p.flatten()[0] * 0.0 for p in student.parameters() if p.requires_grad)] * 4)
+            return Sums(*[sum(p.flatten()[0] * 0.0 for p in student.parameters() if p.requires_grad)] * 5)
         states = self._states(student, prefixes, [*(y for _, y in answered), *rollouts])
         targets = torch.tensor([token for _, answer in answered for token in answer], device=states.device).long()
         along_answers, along_rollouts = states.split([len(targets), len(states) - len(targets)])
         nothing = states.sum() * 0.0 if not len(states) else states.new_zeros(()).float()
-        sft = kl = coverage = student_coverage = nothing
+        sft = kl = coverage = student_coverage = entropy = nothing
         with self.accelerator.autocast():
             if answered:
                 sft = cross_entropy(along_answers, head_of(student), targets).sum()
             if asked:
-                kl, coverage, student_coverage = self._along(student, along_rollouts, rollouts, batch)
-        return Sums(sft, kl, coverage, student_coverage)
+                kl, coverage, student_coverage, entropy = self._along(student, along_rollouts, rollouts, batch)
+        return Sums(sft, kl, coverage, student_coverage, entropy)
 
     def _along(self, student: Any, states: Tensor, rollouts: list[list[int]], batch: Batch) -> tuple[Tensor, ...]:
-        """The divergence and both coverages, summed as `reduction` says."""
+        """The divergence, both coverages and the entropy, summed as `reduction` says."""
         how, head = self.settings.how, head_of(student)
         tokens = torch.tensor([token for z in rollouts for token in z], device=states.device).long()
         teacher = torch.cat([part for row in batch["teacher"] for part in row]).to(states.device)
@@ -282,6 +318,8 @@ class ConditionedDistillation(Loop, Rollouts):
                 prefixes = [p + z[:skip] for p, z in zip(prompts[rows], rollouts[rows], strict=True)]
                 states = self._forward_redirection(wrapped, model, self._states, model, prefixes, kept)
                 found += states.split([len(z) for z in kept])
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # so that the time is the teacher's
         return found
 
 

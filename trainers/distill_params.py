@@ -6,7 +6,7 @@ trainers/divergences.py (D at one position), trainers/balance.py (λ) and traine
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from refinery.spec_types import Later, Template
 from trainers.params import TrainParams
@@ -18,6 +18,26 @@ Estimator = Literal["analytic", "sampled", "rao_blackwell"]
 Balance = Literal["ema", "initial", "gradient"]
 Source = Literal["student", "stored", "teacher"]
 Teaching = Literal["frozen", "ema", "live"]
+Engine = Literal["transformers", "vllm", "vllm_server"]
+
+
+class VllmParams(BaseModel):
+    """How vLLM takes part in a training (rollout_engine: vllm or vllm_server); shapes no weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    gpu_memory: float = Field(0.3, gt=0, lt=1)
+    """vllm: share of the GPU's memory for its weights and cache."""
+    tensor_parallel: int = Field(1, ge=1)
+    """vllm: processes that share one copy."""
+    sleep: bool = False
+    """vllm: gives its memory back while weights are trained."""
+    base_url: str = "http://localhost:8000"
+    """vllm_server: the address of the server."""
+    group_port: int = Field(51216, ge=1, le=65535)
+    """vllm_server: the port over which weights are sent."""
+    timeout: float = Field(240.0, gt=0)
+    """vllm_server: seconds to wait for it to come up."""
 
 
 class DistillParams(TrainParams):
@@ -80,6 +100,11 @@ class DistillParams(TrainParams):
     importance_cap: Annotated[float | None, Later] = Field(None, gt=0)
     """Bound of the ratio student / sampler at each token, averaged over a rollout to its weight. Rollouts of
     transformers need none: without the sampler's own likelihoods every weight is 1."""
+    rollout_engine: Annotated[Engine, Later] = "transformers"
+    """Who samples the student's rollouts: this process by transformers; vLLM inside it, or a `vllm serve` that gets the
+    weights over NCCL, each after every optimiser step. vLLM needs a GPU and this environment's own vLLM, and an
+    interrupted training then ends with other weights than it would have had: its sampling is not repeatable."""
+    vllm: Annotated[VllmParams, Later] = VllmParams()
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +123,10 @@ class DistillParams(TrainParams):
             raise ValueError("estimator: sampled needs temperature and rollout_temperature to be equal")
         if self.estimator == "rao_blackwell" and self.skip_tokens:
             raise ValueError("estimator: rao_blackwell learns from every token: leave skip_tokens at 0")
+        if self.rollout_engine != "transformers" and self.rollout_source != "student":
+            raise ValueError(
+                f"rollout_engine: {self.rollout_engine} samples the student: rollout_source must be student"
+            )
         if self.support == "random" and (self.top_k is None or self.estimator != "analytic"):
             raise ValueError("support: random needs top_k, the number of draws, and estimator: analytic")
         return self
@@ -116,3 +145,6 @@ class BalancedParams(DistillParams):
     lambda_min: float = Field(0.0, ge=0)
     lambda_max: float | None = Field(None, gt=0)
     """Bounds of an averaged λ; unbounded in RAFT's paper, where it grows without limit as the divergence vanishes."""
+    gradients_every: Annotated[int | None, Later] = Field(None, ge=1)
+    """Optimiser steps between two comparisons of the two losses' gradients over all trained weights: their norms, ratio
+    and cosine. Each costs a step's passes once more, and memory for two gradients; None compares never."""

@@ -62,6 +62,8 @@ class TokenDivergence(NamedTuple):
     """P: the teacher's mass on the support; of sampled words nan."""
     student_coverage: Tensor
     """R: the student's mass on the same support."""
+    entropy: Tensor | None = None
+    """Of the student's next word at temperature 1, where it is asked for; without a gradient."""
 
 
 def divergence(

@@ -5,7 +5,7 @@ import functools
 import json
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,9 +88,9 @@ class Loop:
         self.broken = state["steps_broken"]
 
     @functools.cached_property
-    def spent(self) -> Counter[str]:
+    def spent(self) -> dict[str, float]:
         """Seconds since the last optimiser step, by what they went into: generation, teacher, student."""
-        return Counter()
+        return defaultdict(float)
 
     @contextlib.contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -98,14 +98,14 @@ class Loop:
         try:
             yield
         finally:
-            self.spent[what] += time.monotonic() - started  # type: ignore[assignment]
+            self.spent[what] += time.monotonic() - started
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """What of a step is neither generation nor the teacher's is the student's forward and backward passes."""
         started, aside = time.monotonic(), sum(self.spent.values())
         loss = super().training_step(*args, **kwargs)
         aside = sum(self.spent.values()) - aside
-        self.spent["student"] += time.monotonic() - started - aside  # type: ignore[assignment]
+        self.spent["student"] += time.monotonic() - started - aside
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -96,7 +96,9 @@ def distillation(
 ) -> TokenDivergence:
     """`divergence` from hidden states: `hidden` (N, H), `teacher_hidden` (N, H of the teacher), token by token the
     same positions; `tokens` (N,) the ids that follow them, for the sampled estimator. Gradients go to `hidden` and
-    `head`; the teacher has none. Words drawn at random depend on torch's own generator."""
+    `head`; the teacher has none. Words drawn at random depend on torch's own generator. The student's entropy at
+    temperature 1 comes with it."""
+    whole = how.temperature
     if (head.softcap is None) == (teacher_head.softcap is None):
         (head, left), (teacher_head, _) = head.at(how.temperature), teacher_head.at(how.temperature)
         how = replace(how, temperature=left)
@@ -106,9 +108,18 @@ def distillation(
     def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
         with torch.no_grad():
             teacher = frozen.cap(frozen.project(teacher_hidden[rows].to(frozen.weight.dtype)))
-        return divergence(logits, teacher, how, None if tokens is None else tokens[rows], seed + rows.start)
+        found = divergence(logits, teacher, how, None if tokens is None else tokens[rows], seed + rows.start)
+        if torch.is_grad_enabled():  # the pass for the gradient, which is of the value alone
+            return (found.value,)
+        return found.value, found.coverage, found.student_coverage, entropy(logits * (whole / how.temperature))
 
     return TokenDivergence(*_by_chunks(hidden, head, per_chunk))
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """(N,) -Σ p log p, in nats."""
+    log_p = logits.log_softmax(-1)
+    return -torch.einsum("nv,nv->n", log_p.exp(), log_p)
 
 
 Chunk = Callable[[Tensor, slice], tuple[Tensor, ...]]

@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from refinery.spec_types import Later, OpParams, StepName
 
-WATCHING = frozenset({"save_every", "report_to", "probe_every", "probe_prompts", "probe_rows", "gradients_every", "vllm"})
+WATCHING = frozenset(
+    {"save_every", "report_to", "probe_every", "probe_prompts", "probe_rows", "gradients_every", "vllm"}
+)
 """Parameters that shape no weights, and so are no part of a checkpoint's identity."""
 
 

@@ -2,8 +2,10 @@
 
     forward_kl   Σ_t KL(p0 || p) along answers that the model gave before training, the same at every probe
     reverse_kl   Σ_t KL(p || p0) along fresh answers of the model as it stands
+    forward_kl_rollouts   Σ_t KL(p0 || p) along the same fresh answers
 
-as a mean over tokens, and with `_sequence` as a mean over answers: that of whole sequences, unbiased. The forward one
+as a mean over tokens, and with `_sequence` as a mean over answers: that of whole sequences, unbiased where the answers
+are p0's (the first) or p's (the second). probe_length and probe_cut are of the fresh answers. The forward one
 on the new task's prompts is what forgetting has been found to go with (arXiv 2509.04259). All words of the vocabulary
 count. Nothing is taken from the random numbers of the training, so the weights are the same with and without probes.
 """
@@ -47,14 +49,21 @@ class Probe(TrainerCallback):
             end = run.prepared.ending.token_id
             fresh = sample(model, run.tokenizer, prompts, end=end, limit=limit, name=name)
             own = [(prompt, answer) for prompt, answer in zip(prompts, fresh, strict=True) if answer]
-            found: dict[str, float] = {}
-            for way, pairs in ((0, self.answers), (1, own)):
-                total, tokens = 0.0, sum(len(answer) for _, answer in pairs)
-                for start in range(0, len(pairs), BATCH):
-                    total += self._divergences(model, pairs[start : start + BATCH])[way]
-                label = ("forward_kl", "reverse_kl")[way]
-                found |= {label: total / max(tokens, 1), f"{label}_sequence": total / max(len(pairs), 1)}
-        return found
+            forward, _ = self._means(model, self.answers)
+            along, reverse = self._means(model, own)
+        found = {**_named("forward_kl", forward), **_named("reverse_kl", reverse)}
+        found |= _named("forward_kl_rollouts", along)
+        cut = sum(answer[-1:] != [end] for answer in fresh) / len(fresh)
+        return found | {"probe_length": sum(map(len, fresh)) / len(fresh), "probe_cut": cut}
+
+    def _means(self, model: Any, pairs: list[Pair]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """KL(p0 || p) and KL(p || p0), each as a mean over tokens and over answers."""
+        sums, tokens = [0.0, 0.0], sum(len(answer) for _, answer in pairs)
+        for start in range(0, len(pairs), BATCH):
+            for way, value in enumerate(self._divergences(model, pairs[start : start + BATCH])):
+                sums[way] += value
+        forward, reverse = ((total / max(tokens, 1), total / max(len(pairs), 1)) for total in sums)
+        return forward, reverse
 
     def _divergences(self, model: Any, pairs: list[Pair]) -> tuple[float, float]:
         pad = self.run.tokenizer.pad_token_id
@@ -64,6 +73,10 @@ class Probe(TrainerCallback):
             hidden, _ = states(model, pairs, pad)
         forward, reverse = both_kl(hidden, head_of(model), reference, head_before)
         return float(forward.sum()), float(reverse.sum())
+
+
+def _named(label: str, values: tuple[float, float]) -> dict[str, float]:
+    return {label: values[0], f"{label}_sequence": values[1]}
 
 
 def answer_limit(run: Run) -> int:

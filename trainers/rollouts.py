@@ -38,6 +38,8 @@ class Settings:
     skip_tokens: int = 0
     by_tokens: bool = False
     importance_cap: float | None = None
+    gradients_every: int | None = None
+    """Steps between two comparisons of the losses' gradients (trainers/gradients.py)."""
 
 
 def like(nested: list[list[Any]], flat: list[Any]) -> list[list[Any]]:
@@ -52,9 +54,12 @@ class Rollouts(DistillationTrainer):
     def __init__(self, *, settings: Settings, teacher: Teacher, **options: Any):
         super().__init__(teacher_model=teacher.frozen, **options)
         self.settings, self.teacher = settings, teacher
-        self._teacher_speaks = False
+        self._teacher_speaks = self._spoke = False
+        """Whether the teacher is the one to speak, and whether anyone spoke in this step."""
         self._sampler: list[list[float]] | None = None
-        """log p of every rollout's tokens under whatever sampled them, set by who overrides `_generate_single_turn`."""
+        """log p of the step's rollouts' tokens under whatever sampled them, where that says."""
+        if self.use_vllm:
+            self.vllm_generation.logprobs = 0  # of the sampled tokens
         if teacher.kind == "copy":
             teacher.frozen = self.accelerator.unwrap_model(self.teacher_model).requires_grad_(False).eval()
 
@@ -63,6 +68,8 @@ class Rollouts(DistillationTrainer):
 
     def _generate_single_turn(self, *inputs: Any, **options: Any) -> list[list[int]]:
         """Without dropout, and by the teacher where it is the one to speak: TRL generates with `model_wrapped`."""
+        if self.use_vllm:
+            return self._by_vllm(inputs[0])
         own, speaking = self.model_wrapped, self._teacher_speaks
         teacher = self.teacher.active(self.accelerator.unwrap_model(own)) if speaking else contextlib.nullcontext()
         with teaching(self.model), teacher:
@@ -73,13 +80,23 @@ class Rollouts(DistillationTrainer):
             finally:
                 self.model_wrapped = own
 
+    def _by_vllm(self, prompts: list[list[int]]) -> list[list[int]]:
+        """By TRL's VLLMGeneration, which gets the weights first, once a step. It says how likely its tokens were."""
+        if self.state.global_step != self._last_loaded_step:
+            self.vllm_generation.sync_weights()
+            self._last_loaded_step = self.state.global_step
+        _, answers, log_p, _ = self.vllm_generation.generate(prompts=prompts, images=None, num_generations=1)
+        self._sampler = [[token[0] or 0.0 for token in row] for row in log_p]
+        return [list(answer) for answer in answers]
+
     def _rollouts(self, inputs: list[Batch]) -> list[list[list[int]]]:
         """Each row's rollouts: of the step's source, which is the same in all processes."""
         settings = self.settings
-        source = settings.source
+        source, self._sampler = settings.source, None
         if settings.on_policy < 1:
             draw = random.Random(f"{self.args.seed}/{self.state.global_step}").random()
             source = source if draw < settings.on_policy else "stored"
+        self._spoke = source != "stored"
         if source == "stored":
             self._metrics["train"]["completions/mean_length"].append(
                 sum(len(row["answer"]) for row in inputs) / len(inputs)

@@ -14,6 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from refinery.catalog import METHODS, module
 from refinery.errors import UserError
+from trainers import processes
 from trainers.errors import Diverged
 from trainers.job import Progress, Run, TrainJob, configuration, directory, fingerprint, parent
 from trainers.trackers import tracked, tracking
@@ -39,14 +41,16 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
     use, or where the folder holds another configuration.
     """
     folder = directory(job)
-    if (manifest := _read(folder / MANIFEST)) is not None:
+    job = job if processes.first() else replace(job, store=None)
+    manifest = processes.shared(lambda: _read(folder / MANIFEST))
+    if manifest is not None:
         shutil.rmtree(folder / STATE, ignore_errors=True)
         _record(job, folder, manifest)
         return folder
     method = module(METHODS, job.method)
     if hasattr(method, "change"):
         return _change(job, folder, train(parent(job, method.AFTER), progress))
-    _claim(job, folder)
+    processes.shared(lambda: _claim(job, folder))
     if job.store is not None:
         _start(job, folder)
     started = time.time()
@@ -59,14 +63,20 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
             raise _stopped(run, folder, error) from None
         finally:
             watch.flush()
+        whole = _whole(trainer)
         if trainer.accelerator.is_main_process:
-            _save(trainer, run, folder)
+            _save(trainer, run, folder, whole)
             manifest = _manifest(run, trainer, watch, resumed, started)
             _write(folder / MANIFEST, manifest)
             shutil.rmtree(folder / STATE, ignore_errors=True)
             _record(job, folder, manifest)
         trainer.accelerator.wait_for_everyone()  # another stage may begin with these weights
     return folder
+
+
+def stands(folder: Path) -> bool:
+    """Whether the folder's weights are done."""
+    return _read(folder / MANIFEST) is not None
 
 
 def _change(job: TrainJob, folder: Path, tuned: Path) -> Path:
@@ -113,13 +123,14 @@ def _stopped(run: Run, folder: Path, error: Diverged) -> Stopped:
     found = list((folder / STATE).glob("checkpoint-*"))
     for path in found:
         if _step(path) >= error.since:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
     last = max((_step(path) for path in found if path.exists()), default=None)
     shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
     left = f"the last good checkpoint is of step {last}" if last else "there is no good checkpoint"
     where = f"at step {error.step} (rows {shown}); {left}; lower learning_rate"
     message = f"{run.job.name} seed {run.job.seed}: {error} {where}"
-    return Stopped(message, {"step": error.step, "since": error.since, "rows": rows, "last_good_step": last})
+    detail = {"step": error.step, "since": error.since, "rows": rows, "rows_since": run.course.batch(error.since)}
+    return Stopped(message, {**detail, "last_good_step": last})
 
 
 def _step(checkpoint: Path) -> int:
@@ -267,20 +278,44 @@ def last_whole(state: Path) -> Path | None:
     found = sorted(state.glob("checkpoint-*"), key=_step)
     for path in found:
         if _read(path / MARKER) is None:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
     return next((path for path in reversed(found) if path.exists()), None)
 
 
 # ---- after
 
 
-def _save(trainer: Any, run: Run, folder: Path) -> None:
+def _whole(trainer: Any) -> dict[str, Any] | None:
+    """The weights gathered from all processes, where they are split over them (FSDP, ZeRO); all must take part."""
+    split = trainer.accelerator.distributed_type.name in ("FSDP", "DEEPSPEED")
+    return trainer.accelerator.get_state_dict(trainer.model) if split else None
+
+
+def _save(trainer: Any, run: Run, folder: Path, whole: dict[str, Any] | None) -> None:
     """Weights and tokenizer, in the type of the arithmetic; an adapter on its own too, and merged."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = trainer.accelerator.unwrap_model(trainer.model) if whole is None else _filled(run, whole)
     if run.adapter is not None:
         model.save_pretrained(folder / "adapter")
         model = model.merge_and_unload()
     _write_weights(model, run.tokenizer, folder, bfloat16=run.arguments["bf16"])
+
+
+def _filled(run: Run, whole: dict[str, Any]) -> Any:
+    """A model of its own with these weights, on the CPU; with adapters where those were trained."""
+    from refinery.models.transformers import load
+
+    job = run.job
+    options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
+    model = load(job.model, "float32", device="cpu", **options)[0]
+    if run.adapter is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, run.adapter)
+    missing, unexpected = model.load_state_dict(whole, strict=False)
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    if unexpected or {name for name in missing if name not in tied}:
+        raise RuntimeError(f"gathered weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    return model
 
 
 def _write_weights(model: Any, tokenizer: Any, folder: Path, *, bfloat16: bool) -> None:

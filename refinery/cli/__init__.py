@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refinery.cli.comparing import FailIf, FailUnless, comparing, gates_before_run
 from refinery.cli.diagnose import diagnose
 from refinery.cli.export import export
 from refinery.cli.label import label
 from refinery.cli.reading import Json, Overrides, SpecPath, reading
+from refinery.cli.report import report
 from refinery.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,7 +85,8 @@ def validate(spec: SpecPath, set_: Overrides = []) -> None:  # noqa: B006
 
     loaded = load_spec(spec, set_)
     methods = len(loaded.train.methods) if loaded.train else 0
-    typer.echo(f"{spec}: valid ({len(loaded.graph)} steps, {methods} methods)")
+    points = f", {len(loaded.points)} points of a matrix" if loaded.matrix else ""
+    typer.echo(f"{spec}: valid ({len(loaded.graph)} steps, {methods} methods{points})")
 
 
 @app.command()
@@ -93,6 +96,8 @@ def run(
         list[str], typer.Option("--stage", help="Run only this stage: refine, train, evaluate or report. Repeatable.")
     ] = [],  # noqa: B006
     set_: Overrides = [],  # noqa: B006
+    fail_if: FailIf = [],  # noqa: B006
+    fail_unless: FailUnless = [],  # noqa: B006
 ) -> None:
     """Refine, train, evaluate and report. What stands is skipped, so the same command continues after any stop."""
     from refinery.cli.run import going_on, run_stages
@@ -102,11 +107,15 @@ def run(
     for name in stage:
         if name not in STAGES:
             raise UserError(f'no stage "{name}"{did_you_mean(name, STAGES)}; there are: {", ".join(STAGES)}')
+    loaded = load_spec(spec, set_)
+    gates = gates_before_run(loaded, fail_if, fail_unless)
     try:
-        run_stages(load_spec(spec, set_), spec, tuple(s for s in STAGES if not stage or s in stage), set_)
+        run_stages(loaded, spec, tuple(s for s in STAGES if not stage or s in stage), set_)
     except KeyboardInterrupt:
         typer.echo(f"\n{going_on(spec)}", err=True)
         raise typer.Exit(130) from None
+    if not gates():
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -148,7 +157,8 @@ def retry(
     from refinery.spec import load_spec
 
     try:
-        retry_rows(load_spec(spec, set_), spec, reason, set_)
+        for point in load_spec(spec, set_).points:
+            retry_rows(point.spec, spec, reason, set_)
     except KeyboardInterrupt:
         typer.echo(f"\n{going_on(spec)}", err=True)
         raise typer.Exit(130) from None
@@ -170,10 +180,11 @@ def schema(
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-app.registered_commands += reading.registered_commands
+app.registered_commands += reading.registered_commands + comparing.registered_commands
 app.command()(diagnose)
 app.command()(label)
 app.command()(export)
+app.command()(report)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from refinery.graph import StepResult, run_graph, step_fingerprints
 from refinery.records import digest
 from refinery.spec import SOURCE, Spec
 from refinery.store import Store
+from trainers import processes
 
 LIBRARIES = ("refinery", "torch", "transformers", "trl", "peft", "lm-eval", "sentence-transformers", "duckdb", "numpy")
 OVERRIDE = "# --set "
@@ -27,6 +28,11 @@ OVERRIDE = "# --set "
 def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: Sequence[str] = ()) -> None:
     """Run the named stages under the store's lock; a second run on the same store is refused in one line."""
     console = Console(stderr=True)
+    if processes.count() > 1 and stages != ("train",):
+        raise UserError("several processes train and do nothing else: refinery train; run the other stages in one")
+    if not processes.first():
+        train(spec, Store(spec.store_path, read_only=True), "", Progress(Console(quiet=True), "train", lines=False))
+        return
     store = Store(spec.store_path)
     with store.run_lock():
         run_id = store.start_run(spec.name, spec_text(spec_path, overrides), digest(spec.public()), versions())
@@ -37,11 +43,12 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
                 if stage == "report" and stage == stages[-1]:
                     store.finish_run(run_id, "complete")  # as the report will tell
                 with Progress(console, stage) as progress:
-                    failed += STAGE_FUNCTIONS[stage](spec, store, run_id, progress) or []
+                    failed += STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
                 if getattr(spec, stage, True) is not None:  # without train: there was nothing to be done
                     console.print(f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False)
             if failed:
-                raise UserError("\n".join([f"{len(failed)} trainings failed, the others stand:", *failed]))
+                what = "parts" if spec.matrix else "trainings"
+                raise UserError("\n".join([f"{len(failed)} {what} failed, the others stand:", *failed]))
 
 
 def going_on(spec_path: Path) -> str:
@@ -66,13 +73,24 @@ def versions() -> dict[str, str]:
     return found
 
 
-def refine(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
-    train_rewriters(spec, store, run_id, progress)
-    results = run_graph(spec, store, run_id=run_id, progress=progress.step)
-    for result in results.values():
-        progress.note(f"{result.name}: {describe(result)}")
-    for line in losses(results.values()):
-        progress.note(line)
+def refine(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str]:
+    """A line for each point of the matrix that failed; what several points share is done once."""
+    failed, told = [], set()
+    for point in spec.points:
+        try:
+            train_rewriters(point.spec, store, run_id, progress)
+            results = run_graph(point.spec, store, run_id=run_id, progress=progress.step)
+        except UserError as error:
+            if not point.keys:
+                raise
+            failed.append(f"refine {point.label}: {error}")
+            progress.note(f"failed: {failed[-1]}")
+            continue
+        for line in [*(f"{result.name}: {describe(result)}" for result in results.values()), *losses(results.values())]:
+            if line not in told:
+                told.add(line)
+                progress.note(line)
+    return failed
 
 
 def losses(results: Iterable[StepResult]) -> list[str]:
@@ -127,34 +145,57 @@ def train(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str
     if spec.train is None:
         progress.note("no train: in the spec, nothing to train")
         return []
-    from refinery.cli.training import Training
+    from refinery.cli.training import train_all
 
-    return Training(spec, store, run_id, progress).run()
+    return train_all(spec, store, run_id, progress)
 
 
-def evaluate(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
+def evaluate(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str]:
     if spec.evaluate is None:
-        return progress.note("no evaluate: in the spec, nothing to evaluate")
+        progress.note("no evaluate: in the spec, nothing to evaluate")
+        return []
     from refinery.cli.training import evaluate_final
 
-    evaluate_final(spec, store, run_id, progress)
+    failed = []
+    for point in spec.points:
+        try:
+            evaluate_final(point, store, run_id, progress)
+        except UserError as error:
+            if not point.keys:
+                raise
+            failed.append(f"evaluate {point.label}: {error}")
+    return failed
 
 
-def report(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
+def report(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str]:
+    """One report; of a matrix one for each point, in a folder of its own, and a table over all of them."""
     from reports.gather import gather
     from reports.report import write
     from reports.terminal import terminal_table
 
-    _diagnose(spec, store, progress)
-    data = gather(store, spec)
-    paths = write(data, Path(spec.store_path).parent)
-    if data.comparison is not None:
-        Console().print(terminal_table(data.comparison))
-    for kind, path in paths.items():
-        Console().print(f"{kind} report: {path}", highlight=False, soft_wrap=True)
+    failed, folder = [], Path(spec.store_path).parent
+    for point in spec.points:
+        try:
+            _diagnose(point.spec, store, progress)
+            data = gather(store, point.spec)
+        except UserError as error:
+            if not point.keys:
+                raise
+            failed.append(f"report {point.label}: {error}")
+            continue
+        paths = write(data, folder / "points" / point.folder if point.keys else folder)
+        if data.comparison is not None and not point.keys:
+            Console().print(terminal_table(data.comparison))
+        for kind, path in paths.items():
+            Console().print(f"{kind} report: {path}", highlight=False, soft_wrap=True)
+    if spec.matrix:
+        from refinery.cli.matrix_table import show_matrix
+
+        show_matrix(spec, store, Console())
+    return failed
 
 
-STAGE_FUNCTIONS: dict[str, Callable[[Spec, Store, str, Any], list[str] | None]] = {
+STAGE_FUNCTIONS: dict[str, Callable[[Spec, Store, str, Any], list[str]]] = {
     "refine": refine,
     "train": train,
     "evaluate": evaluate,

@@ -1,6 +1,7 @@
 """`refinery train --plan`: every training of a spec, what it would take, and which stand already. Loads no weights."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from refinery.cli.printing import add, console, number, print_json, table, token
 from refinery.errors import UserError
 from refinery.spec import Spec
 from refinery.store import Store
+from trainers import gate
 from trainers.course import course
 from trainers.job import TrainJob, directory, fingerprint, parent
 
@@ -35,16 +37,26 @@ class Planned:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class Gated:
+    """What is measured of a method's teacher before it is trained (trainers/gate.py)."""
+
+    training: str
+    fingerprint: str
+    measured: bool
+    says: str
+
+
 def show_train_plan(spec: Spec, as_json: bool = False) -> None:
     if spec.train is None:
         raise UserError("there is no train: in the spec, nothing to train")
     if not spec.store_path.exists():
         raise UserError(f"{spec.store}: there is no store yet; `refinery run --stage refine` makes the rows")
-    cells = Cells(spec, Store(spec.store_path, read_only=True))
-    jobs = [planned(cell, job, cells.store) for cell in all_cells(cells) for job in cell.jobs]
+    store = Store(spec.store_path, read_only=True)
+    jobs, gates = everything(spec, store)
     unknown = f"the final ones of {len(spec.train.methods)} methods follow the grid" if spec.train.tune else ""
     if as_json:
-        return print_json({"jobs": [asdict(job) for job in jobs], "note": unknown})
+        return print_json({"jobs": list(map(asdict, jobs)), "gates": list(map(asdict, gates)), "note": unknown})
     found = table(
         "training", "method", "state", "rows", "steps", "tokens", "memory", right=("rows", "steps", "tokens", "memory")
     )
@@ -58,8 +70,48 @@ def show_train_plan(spec: Spec, as_json: bool = False) -> None:
     for job in jobs:
         if job.why:
             out.print(f"{job.cell}: {job.why}", highlight=False, markup=False, soft_wrap=True)
+    for one in gates:
+        out.print(f"gate {one.training}: {one.says}", highlight=False, markup=False, soft_wrap=True)
     if unknown:
         out.print(unknown, style="dim")
+
+
+def everything(spec: Spec, store: Store) -> tuple[list[Planned], list[Gated]]:
+    """All jobs of all points of the matrix, each training measured once; and their gates."""
+    jobs: list[Planned] = []
+    known: dict[str, Planned] = {}
+    gates: dict[tuple[str, str], Gated] = {}
+    for point in spec.points:
+        try:
+            cells = all_cells(Cells(point.spec, store))
+        except UserError as error:
+            if not point.keys:
+                raise
+            jobs.append(Planned(point.label, "", "", "", "failed", str(error), None, None, None, None, ""))
+            continue
+        for cell, job in ((each, job) for each in cells for job in each.jobs):
+            label = " ".join(filter(None, [point.label, cell.label]))
+            if (name := fingerprint(job)) not in known:
+                known[name] = planned(cell, job, store)
+            jobs.append(replace(known[name], cell=label, name=job.name, role=job.role))
+            for one in _gated(point.spec, label, job, store):
+                gates.setdefault((job.name, one.fingerprint), one)
+    return jobs, list(gates.values())
+
+
+def _gated(spec: Spec, label: str, job: TrainJob, store: Store) -> Iterator[Gated]:
+    assert spec.train is not None
+    settings = spec.train.gate
+    if settings is None or not gate.applies(job):
+        return
+    question = gate.Question(job, settings, spec.train.select)
+    if rows := gate.known(question, store):
+        says = "; ".join(filter(None, [gate.sentence(rows), gate.warning(rows, settings)]))
+    elif (directory(job) / "manifest.json").exists():
+        return
+    else:
+        says = f"is measured first: {min(settings.rows, len(job.examples))} rows, three answers to each"
+    yield Gated(label, question.fingerprint(), bool(rows), says)
 
 
 def _size(size: int) -> str:

@@ -14,66 +14,114 @@ from refinery.cli.cells import Cell, Cells
 from refinery.cli.progress import Progress
 from refinery.errors import UserError
 from refinery.graph import step_fingerprints
+from refinery.matrix import Point
 from refinery.models import identity
 from refinery.models.transformers import resolve
+from refinery.records import Score
 from refinery.spec import SOURCE, EvaluateSpec, ModelSpec, Spec
-from refinery.store import Store
-from trainers.train import fingerprint, train
+from refinery.store import Row, Store
+from trainers import gate, processes
+from trainers.job import TrainJob, directory
+from trainers.train import fingerprint, stands, train
 
 VALIDATION = "heldout_validation"
 
 
+def train_all(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str]:
+    """Every cell at every point of the matrix; exactly these checkpoints are marked final. What could not be trained, a
+    line each; UserError where that is everything."""
+    parts = []
+    for point in spec.points:
+        part = Training(point, store, run_id, progress)
+        parts.append(part)
+        try:
+            part.run()
+        except UserError as error:
+            if not point.keys:
+                raise
+            part.give_up(str(error))
+    failed = [line for part in parts for line in part.failed]
+    done = [cell for part in parts for cell in part.done]
+    if processes.first():
+        if done:
+            stages = [fingerprint(job) for cell in done for job in cell.jobs[:-1]]
+            store.mark_final([fingerprint(cell.jobs[-1]) for cell in done], stages)
+        store.set_cells([row for part in parts for row in part.rows])
+    if not done:
+        raise UserError("\n".join(["nothing could be trained:", *failed]))
+    return failed
+
+
 class Training:
-    """One spec's training jobs on one store."""
+    """One point's training jobs on one store."""
 
-    def __init__(self, spec: Spec, store: Store, run_id: str, progress: Progress):
-        assert spec.train is not None
-        self.plan, self.store, self.run_id, self.progress = spec.train, store, run_id, progress
-        self.cells = Cells(spec, store)
-        self.settings = spec.evaluate or EvaluateSpec()
+    def __init__(self, point: Point, store: Store, run_id: str, progress: Progress):
+        assert point.spec.train is not None
+        self.point, self.plan, self.store = point, point.spec.train, store
+        self.run_id, self.progress = run_id, progress
+        self.settings = point.spec.evaluate or EvaluateSpec()
         self.failed: list[str] = []
+        self.done: list[Cell] = []
+        self.rows: list[Row] = []
+        """Of the table `cells`."""
+        self._gates: set[str] = set()
 
-    def run(self) -> list[str]:
-        """Every method at its chosen settings for every seed; exactly these checkpoints are marked final. What could
-        not be trained, a line each; UserError where that is everything."""
-        done: list[Cell] = []
+    def run(self) -> None:
+        """Every method at its chosen settings for every seed. UserError where the point's rows or model are missing."""
+        self.cells = Cells(self.point.spec, self.store)
+        self.cells.base()
         for name in self.plan.methods:
+            before = len(self.failed)
             chosen = self._tune(name) if self.plan.tune else {}
-            if chosen is None:
-                continue
             for seed in self.plan.seeds:
+                if chosen is None:
+                    self._note(name, seed, "", " ".join(self.failed[before:]))
+                    continue
                 cell = self.cells.final(name, seed, chosen)
-                done += [cell] if self._train(cell, f"train {cell.label}") else []
-        if not done:
-            raise UserError("\n".join(["nothing could be trained:", *self.failed]))
-        stages = [fingerprint(job) for cell in done for job in cell.jobs[:-1]]
-        self.store.mark_final([fingerprint(cell.jobs[-1]) for cell in done], stages)
-        return self.failed
+                trained = self._train(cell, self._label("train", cell))
+                self.done += [cell] if trained else []
+                self._note(name, seed, fingerprint(cell.jobs[-1]), "" if trained else self.failed[-1])
+
+    def give_up(self, why: str) -> None:
+        """The point as a whole could not go on; its cells that were trained stand."""
+        self.failed.append(f"{self.point.label}: {why}")
+        self.progress.note(f"failed: {self.failed[-1]}")
+        self._note("", None, "", why)
+
+    def _note(self, method: str, seed: int | None, checkpoint: str, error: str) -> None:
+        status = "failed" if error else "complete"
+        cell: Row = {"point": self.point.id, "keys": self.point.keys, "method": method, "seed": seed}
+        self.rows.append(cell | {"checkpoint": checkpoint, "status": status, "error": error})
+
+    def _label(self, verb: str, cell: Cell) -> str:
+        return " ".join(filter(None, [verb, self.point.label, cell.label]))
 
     def _tune(self, name: str) -> dict[str, Any] | None:
         """The grid point with the best validation score; of equals the first, so list the gentlest value first. None
         where none could be trained."""
-        held = self.cells.rows(SOURCE, "validation")
         best, chosen = -1.0, None
         for cell in self.cells.tuning(name):
-            label = f"tune {cell.label}"
+            label = self._label("tune", cell)
             path = self._train(cell, label)
             if path is None:
                 continue
-            scores = harness.evaluate(
-                fingerprint(cell.jobs[-1]),
-                str(path),
-                [VALIDATION, *self.settings.general],
-                self.settings,
-                store=self.store,
-                heldout=held,
-                select=self.plan.select,
-            )
-            score = next(s for s in scores if s.benchmark == VALIDATION)
+            score = processes.shared(lambda cell=cell, path=path: self._validated(cell, path))
             self.progress.note(f"{label}: validation {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
             if score.value > best:
                 best, chosen = score.value, cell.point
         return chosen
+
+    def _validated(self, cell: Cell, path: Path) -> Score:
+        scores = harness.evaluate(
+            fingerprint(cell.jobs[-1]),
+            str(path),
+            [VALIDATION, *self.settings.general],
+            self.settings,
+            store=self.store,
+            heldout=self.cells.rows(SOURCE, "validation"),
+            select=self.plan.select,
+        )
+        return next(s for s in scores if s.benchmark == VALIDATION)
 
     def _train(self, cell: Cell, label: str) -> Path | None:
         """The folder of the cell's weights, or None where a stage of it failed."""
@@ -85,6 +133,8 @@ class Training:
                 self.progress.update(words, done, total, f"loss {loss:.3f}")
 
             try:
+                if processes.first():
+                    self._gate(cell, job)
                 path = train(replace(job, run_id=self.run_id), show)
             except UserError as error:
                 self.failed.append(f"{label}: {error}")
@@ -92,33 +142,72 @@ class Training:
                 return None
         return path
 
+    def _gate(self, cell: Cell, job: TrainJob) -> None:
+        """Before a training that is not done yet: whether its teacher has anything to teach. It never stops one."""
+        settings = self.plan.gate
+        if settings is None or not gate.applies(job) or stands(directory(job)):
+            return
+        question = gate.Question(job, settings, self.plan.select)
+        if (name := f"{job.name} {question.fingerprint()}") in self._gates:
+            return
+        self._gates.add(name)
+        label = " ".join(filter(None, ["gate", self.point.label, job.name]))
+        self.progress.update(label, 0, 1)
+        try:
+            rows = gate.measured(question, self.store)
+        except UserError as error:
+            return self.progress.note(f"{label}: not measured: {error}")
+        finally:
+            self.progress.update(label, 1, 1)
+        self.progress.note(f"{label}: {gate.sentence(rows)}")
+        if said := gate.warning(rows, settings):
+            self.progress.note(f"warning: {label.removeprefix('gate ')}: {said}")
 
-def evaluate_final(spec: Spec, store: Store, run_id: str, progress: Progress) -> None:
-    """The base, every final checkpoint and every stage on the way to one, on every benchmark. What is scored already is
-    skipped."""
+
+def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) -> None:
+    """The base, every final checkpoint of the point and every stage on the way to one, on every benchmark. What is
+    scored already is skipped."""
+    spec = point.spec
     assert spec.evaluate is not None
-    _record_base(spec, store, run_id)
+    base = _record_base(spec, store, run_id)
     rows = [row for row in store.checkpoints() if row["role"] in ("base", "final", "stage")]
+    if point.keys:
+        own = _own(point, rows, store) | {base}
+        rows = [row for row in rows if row["fingerprint"] in own]
     rows = [row for row in rows if row["status"] == "complete"]
     benchmarks = [*spec.evaluate.domain, *spec.evaluate.general]
     source = step_fingerprints(spec, store)[SOURCE]
     heldout = [e for e in store.examples(source) if e.split == "test"]
     select = spec.train.select if spec.train else None
+    task = " ".join(filter(None, ["checkpoints", point.label]))
     for number, row in enumerate(rows):
         label = row["name"] if row["role"] == "base" else f"{row['name']} seed {row['seed']}"
-        progress.update("checkpoints", number, len(rows), label)
+        progress.update(task, number, len(rows), label)
         harness.evaluate(
             row["fingerprint"], row["path"], benchmarks, spec.evaluate, store=store, heldout=heldout, select=select
         )
-    progress.update("checkpoints", len(rows), len(rows))
-    for matrix in matrices(spec, store):
+    progress.update(task, len(rows), len(rows))
+    for matrix in matrices(spec, store) if not point.keys else ():
         for line in matrix.lines():
             progress.note(line)
 
 
-def _record_base(spec: Spec, store: Store, run_id: str) -> None:
-    """The base model as a checkpoint row, so that it is scored and cited like any other."""
+def _own(point: Point, rows: list[Row], store: Store) -> set[str]:
+    """The point's checkpoints, and the stages that they went on from."""
+    bases = {row["fingerprint"]: str(row["base"]) for row in rows}
+    found: set[str] = set()
+    for cell in store.cells(point.id):
+        name = cell["checkpoint"]
+        while name in bases and name not in found:
+            found.add(name)
+            name = bases[name].removeprefix("checkpoint:")
+    return found
+
+
+def _record_base(spec: Spec, store: Store, run_id: str) -> str:
+    """The base model as a checkpoint row, so that it is scored and cited like any other; its fingerprint."""
     base = identity(ModelSpec(model=spec.model, revision=spec.revision), fetch=True)
     path = resolve(spec.model)
     store.start_checkpoint(base, run_id, "base", "none", {"model": spec.model}, spec.seed, "", base, path, "base")
     store.finish_checkpoint(base, {"model": spec.model, "revision": spec.revision})
+    return base

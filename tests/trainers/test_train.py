@@ -288,7 +288,9 @@ def test_store_has_the_checkpoint_and_its_metrics(job: JobMaker, tmp_path: Path)
     for entry in store.training_metrics(fingerprint(one)):
         metrics.setdefault(entry["name"], []).append(entry["step"])
     names = "loss sft_loss kl_loss lambda coverage teacher_tail student_tail rollout_length grad_norm learning_rate"
-    assert {*names.split(), "rollouts_cut", "step_seconds", "tokens"} == metrics.keys()
+    more = "rollouts_cut entropy step_seconds generation_seconds teacher_seconds student_seconds"
+    tokens = "tokens rollout_tokens teacher_tokens student_tokens"
+    assert {*names.split(), *more.split(), *tokens.split()} == metrics.keys()
     assert all(steps == [1, 2, 3, 4] for steps in metrics.values())
     other = Store(tmp_path / "other.duckdb")
     train(replace(one, store=other))

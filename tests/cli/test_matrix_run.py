@@ -1,0 +1,109 @@
+"""A matrix as it is run: cells that fail beside cells that stand, what is shared, and scores that know their cell."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refinery.errors import UserError
+from refinery.spec import load_spec
+from refinery.store import Store
+from tests.cli.test_train_verb import planned, refinery, write
+from tests.tiny import make_tiny_model, tiny_model
+
+METHODS = {"sft": {"method": "sft"}, "wise": {"method": "wise_ft"}}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+
+
+def cells(store: Store) -> dict[tuple[Any, ...], str]:
+    return {(*row["keys"].values(), row["method"], row["seed"]): row["status"] for row in store.cells()}
+
+
+def test_a_failed_cell_leaves_the_others_and_is_tried_again(tmp_path: Path) -> None:
+    other = make_tiny_model(tmp_path / "other", seed=1)
+    matrix = {"model": [str(tiny_model()), str(other)], "methods.sft.max_length": [8, 128]}
+    path = write(tmp_path, {"methods": METHODS, "seeds": [0, 1]}, matrix=matrix)
+    assert refinery("run", str(path), "--stage", "refine").exit_code == 0
+    store = Store(load_spec(path).store_path)
+    assert len(store.query("SELECT * FROM steps")) == 2  # of the two sources: shared by all points
+    assert {job["state"] for job in planned(path)} == {"new"} and len(planned(path)) == 16
+    result = refinery("train", str(path))
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).splitlines()[0] == "4 parts failed, the others stand:"
+    found = cells(store)
+    assert len(found) == 16
+    assert {key for key, status in found.items() if status == "failed"} == {
+        (model, 8, "sft", seed) for model in matrix["model"] for seed in (0, 1)
+    }
+    (why,) = {row["error"].partition("sft seed")[2][1:] for row in store.cells() if row["status"] == "failed"}
+    assert "too_long 10" in why
+    final = [row for row in store.checkpoints() if row["role"] == "final" and row["status"] == "complete"]
+    assert len(final) == 8  # sft and wise_ft, two seeds, two models: wise_ft is the same at both lengths
+    assert len({row["base"] for row in final}) == 2
+    states = {job["cell"]: job["state"] for job in planned(path)}
+    assert sum(state == "stands" for state in states.values()) == 12
+    assert sum(state == "failed" for state in states.values()) == 4
+    made = [row["finished_at"] for row in final]
+    mended = f"matrix={json.dumps({**matrix, 'methods.sft.max_length': [64, 128]})}"
+    assert refinery("train", str(path), "--set", mended).exit_code == 0
+    assert set(cells(store).values()) == {"complete"}
+    again = {row["fingerprint"]: row["finished_at"] for row in store.checkpoints() if row["status"] == "complete"}
+    assert set(made) <= set(again.values())
+
+
+def test_a_point_that_cannot_begin_leaves_the_others(tmp_path: Path) -> None:
+    gone = make_tiny_model(tmp_path / "gone", template=False)
+    path = write(tmp_path, {"methods": {"sft": {"method": "sft"}}}, matrix={"model": [str(tiny_model()), str(gone)]})
+    assert refinery("run", str(path), "--stage", "refine").exit_code == 0
+    result = refinery("train", str(path))
+    assert "1 parts failed" in str(result.exception) and "no chat template" in str(result.exception)
+    store = Store(load_spec(path).store_path)
+    assert sorted(cells(store).values()) == ["complete", "failed"]
+    shutil.copy(tiny_model() / "tokenizer_config.json", gone)
+    for name in ("chat_template.jinja", "tokenizer.json"):
+        if (tiny_model() / name).exists():
+            shutil.copy(tiny_model() / name, gone)
+    assert refinery("train", str(path)).exit_code == 0
+    assert set(cells(store).values()) == {"complete"}
+
+
+def test_scores_know_their_cell_and_every_point_has_a_report(tmp_path: Path) -> None:
+    sources = {"second": {"path": "second.jsonl"}}
+    split = {"train": 0.5, "test": 0.5}
+    matrix = {
+        "source": [{"path": f"{name}.jsonl", "split": split} for name in ("first", "second")],
+        "methods.sft.learning_rate": [1e-3, 1e-2],
+    }
+    evaluate = {"domain": ["heldout"], "max_tokens": 8}
+    train = {"methods": {"sft": {"method": "sft"}}, "select": {"check": "last_word"}}
+    path = write(tmp_path, train, matrix=matrix, sources=sources, evaluate=evaluate)
+    result = refinery("run", str(path))
+    assert result.exit_code == 0, result.exception
+    store = Store(load_spec(path).store_path)
+    scores = [row for row in store.cell_scores() if row["benchmark"] == "heldout"]
+    assert len(scores) >= 4
+    by_cell = {(row["keys"]["source"]["path"], row["keys"]["methods.sft.learning_rate"]) for row in scores}
+    assert by_cell == {(f"{name}.jsonl", rate) for name in ("first", "second") for rate in (1e-3, 1e-2)}
+    # the held-out items are those of the cell's own source
+    for row in scores:
+        name = row["keys"]["source"]["path"].partition(".")[0]
+        prompts = {sample.prompt for sample in store.samples(row["checkpoint"], "heldout") if sample.prompt}
+        assert prompts and all(name in prompt for prompt in prompts)
+    folder = Path(load_spec(path).store).parent
+    assert len(list((folder / "points").glob("*/report.md"))) == 4
+    with (folder / "matrix.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["source"], row["methods.sft.learning_rate"]) for row in rows} == {
+        (name, rate) for name in ("first.jsonl", "second.jsonl") for rate in ("0.001", "0.01")
+    }
+    assert "heldout" in result.output and "every score:" in result.output
