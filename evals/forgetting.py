@@ -1,6 +1,6 @@
 """What a method gained, lost and recovered, against the base model and against a baseline method.
 
-Every figure is paired: the same items, seeds side by side, and an interval over both (evals/stats.py). Four figures
+Every figure is paired: the same items, seeds side by side, and an interval over both (evals/stats). Four figures
 compete for the name "improvement", and papers mix them up, so each has its own name here. With base B, baseline S
 (plain fine-tuning, say) and method M:
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evals import stats
-from evals.panels import BASE, Panel, Panels, load
+from evals.panels import BASE, Panel, Panels, clusters, load
 from evals.stats import Block
 from refinery.store import Store
 
@@ -36,6 +36,8 @@ class Estimate:
     note: str = ""
     p: float = math.nan
     """Two-sided p value of its being zero, where that is a question."""
+    detectable: float = math.nan
+    """Of a difference: the smallest true one that this comparison finds in four cases of five."""
 
     @property
     def estimable(self) -> bool:
@@ -82,6 +84,9 @@ class MethodResult:
     picked on the same items and so looks a little too good: this errs on the strict side."""
     matches_best_domain: bool
     """The interval of `vs_best_domain` lies above -margin."""
+    general_centred: Effect | None = None
+    """The general mean with every benchmark centred on chance (0 guessing, 1 perfect), so that a point of a two-way
+    choice counts for what it is worth. None where a benchmark's chance is not known or all are 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,7 @@ def compare_panels(loaded: Panels, *, baseline: str, margin: float = 0.05, seed:
             general_mean=means.get("general"),
             vs_best_domain=vs_best,
             matches_best_domain=vs_best is not None and vs_best.low > -margin,
+            general_centred=_centred(kinds["general"], name, baseline, margin, seed) if "general" in means else None,
         )
     notes = [f"{n}: no {kind} mean, as it lacks a benchmark" for kind in whole for n in names if n not in whole[kind]]
     uneven = {name: results[name].n_seeds for name in names if results[name].n_seeds != results[names[0]].n_seeds}
@@ -177,6 +183,16 @@ def _effect(panels: Sequence[Panel], name: str, baseline: str, margin: float, se
     )
 
 
+def _centred(panels: Sequence[Panel], name: str, baseline: str, margin: float, seed: int) -> Effect | None:
+    if any(panel.chance is None for panel in panels) or not any(panel.chance for panel in panels):
+        return None
+    moved = [
+        replace(panel, values={arm: stats.centred(x, panel.chance or 0.0) for arm, x in panel.values.items()})
+        for panel in panels
+    ]
+    return _effect(moved, name, baseline, margin, seed)
+
+
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a - b
 
@@ -197,10 +213,13 @@ def _rows(panel: Panel, names: Sequence[str]) -> list[np.ndarray]:
 
 def _blocks(panels: Sequence[Panel], names: Sequence[str], combine: Callable[..., np.ndarray]) -> list[Block]:
     times = Counter(panel.benchmark for panel in panels)
-    return [
-        Block(combine(*_rows(p, names)), runs=p.runs, items=p.items, weight=1 / (len(times) * times[p.benchmark]))
-        for p in panels
-    ]
+    found = []
+    for panel in panels:
+        values, labels = combine(*_rows(panel, names)), clusters(panel.items)
+        weight = 1 / (len(times) * times[panel.benchmark])
+        values = stats.by_cluster(values, labels) if labels else values
+        found.append(Block(values, runs=panel.runs, items=panel.items, weight=weight))
+    return found
 
 
 def _mean(
@@ -212,8 +231,8 @@ def _mean(
     low, high = found.low, found.high
     if len(names) == len(panels) == 1 and len(panels[0].values[names[0]]) == 1 and _binary(panels[0].values[names[0]]):
         low, high = stats.wilson(panels[0].values[names[0]].sum(), len(panels[0].items))
-    p = found.p if len(names) > 1 else math.nan
-    return Estimate(found.value, low, high, _items(panels), _runs(panels, names), _few(panels, names), p)
+    p, least = (found.p, stats.detectable_by(found)) if len(names) > 1 else (math.nan, math.nan)
+    return Estimate(found.value, low, high, _items(panels), _runs(panels, names), _few(panels, names), p, least)
 
 
 def _ratio(

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from evals.comparable import judge
 from refinery.records import Score
 from refinery.store import Store
 
@@ -13,6 +14,16 @@ BASE = "base"
 """The name under which the base model's values stand in a panel; no method may have it."""
 
 Kind = Literal["domain", "general"]
+
+FEWEST_CLUSTERS = 8
+"""Groups of items fewer than these are taken for parts of the benchmark, chosen rather than sampled."""
+
+
+def clusters(items: Sequence[str]) -> list[str] | None:
+    """The group of each item, where items come in groups that share a context: what stands before the last "/" of its
+    id (a subject of mmlu, a document that several questions are about). None where they do not."""
+    labels = [item.rpartition("/")[0] or item for item in items]
+    return labels if FEWEST_CLUSTERS <= len(set(labels)) < len(items) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,8 @@ class Panel:
     """Method name, or BASE, to (seeds, items). The base is one greedy run, so it has one row."""
     runs: str = ""
     """Which trainings: panels of one store share them, panels of several stores do not."""
+    chance: float | None = None
+    """The score of guessing; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +76,18 @@ def _panel(
         why = "the base has no score on it" if like is None else f"of {like.metric} less is better, which no ratio says"
         notes.append(f"{benchmark} left out: {why}")
         return None
-    values = _values(store, like)
+    measured = {checkpoint: _alike(each, like) for checkpoint, each in scores.items()}
+    values = _values(store, measured)
     items = tuple(sorted(values.get(like.checkpoint, {})))
     arrays = {}
     for arm, checkpoints in arms.items():
-        unlike = [why for c in checkpoints if (why := _unlike(c, scores.get(c, []), values.get(c, {}), items, like))]
+        unlike = [why for c in checkpoints if (why := _unlike(c, measured.get(c), values.get(c, {}), items, like))]
         if unlike or not checkpoints:
             notes.append(f"{arm}: {benchmark} left out: {unlike[0] if unlike else 'no checkpoint'}")
         else:
             arrays[arm] = np.array([[values[c][item] for item in items] for c in checkpoints])
-    return Panel(benchmark, kind, items, arrays) if BASE in arrays else None
+    chance = like.settings.get("chance")
+    return Panel(benchmark, kind, items, arrays, chance=chance) if BASE in arrays else None
 
 
 def _most_shared(scores: Mapping[str, list[Score]], base: str) -> Score | None:
@@ -84,26 +99,33 @@ def _most_shared(scores: Mapping[str, list[Score]], base: str) -> Score | None:
     return max(scores.get(base, []), key=sharing, default=None)
 
 
-def _values(store: Store, like: Score) -> dict[str, dict[str, float]]:
+def _alike(scores: Sequence[Score], like: Score) -> Score:
+    """The score measured as `like` was, or the last one."""
+    return next((score for score in scores if score.fingerprint == like.fingerprint), scores[-1])
+
+
+def _values(store: Store, measured: Mapping[str, Score]) -> dict[str, dict[str, float]]:
     """Checkpoint to item to value."""
-    sql = "SELECT checkpoint, item, value FROM samples WHERE benchmark = ? AND metric = ? AND fingerprint = ?"
+    sql = """SELECT checkpoint, item, value FROM samples
+             WHERE benchmark = ? AND metric = ? AND fingerprint = ? AND list_contains(?::VARCHAR[], checkpoint)"""
     found: dict[str, dict[str, float]] = {}
-    for row in store.query(sql, [like.benchmark, like.metric, like.fingerprint]):
-        found.setdefault(row["checkpoint"], {})[row["item"]] = row["value"]
+    together: dict[tuple[str, str, str], list[str]] = {}
+    for checkpoint, score in measured.items():
+        together.setdefault((score.benchmark, score.metric, score.fingerprint), []).append(checkpoint)
+    for key, checkpoints in together.items():
+        for row in store.query(sql, [*key, checkpoints]):
+            found.setdefault(row["checkpoint"], {})[row["item"]] = row["value"]
     return found
 
 
 def _unlike(
-    checkpoint: str, scores: list[Score], values: Mapping[str, float], items: tuple[str, ...], like: Score
+    checkpoint: str, score: Score | None, values: Mapping[str, float], items: tuple[str, ...], like: Score
 ) -> str:
     """Why this checkpoint cannot be compared with the base's score `like`; "" where it can."""
-    if not scores:
+    if score is None:
         return f"checkpoint {checkpoint[:12]} has no score on it"
-    if all(score.fingerprint != like.fingerprint for score in scores):
-        other = scores[-1].settings
-        keys = sorted(key for key in {*other, *like.settings} if other.get(key) != like.settings.get(key))
-        differing = ", ".join(f"{key} {other.get(key)!r} instead of {like.settings.get(key)!r}" for key in keys)
-        return f"checkpoint {checkpoint[:12]} was measured under other settings ({differing or 'another fingerprint'})"
+    if refused := judge(score, like, set(values) == set(items)).words:
+        return f"checkpoint {checkpoint[:12]} was measured under other settings ({refused})"
     if not items:
         return "no scores of single items were kept"
     if set(values) != set(items):

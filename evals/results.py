@@ -29,15 +29,17 @@ def rows(
     """
     collected: dict[str, list[tuple[str, Mapping[str, Any], Any]]] = {}
     for task, samples in found["samples"].items():
-        own = f"{task}/" if len(found["samples"]) > 1 else ""
+        task_part = f"{task}/" if len(found["samples"]) > 1 else ""
         for item, sample in zip(_item_ids(samples), samples, strict=True):
+            own = task_part + _cluster(sample)
             for metric in sample["metrics"]:
                 collected.setdefault(label(metric, sample["filter"]), []).append((own + item, sample, sample[metric]))
     scores, kept = [], []
     for metric, each in collected.items():
         score, plain = _score(found, metric, [value for _, _, value in each])
+        known = {**settings, "chance": _chance(metric, each)}
         scores.append(
-            Score(checkpoint, benchmark, metric, *score, len(each), fingerprint, _rises(found, metric), dict(settings))
+            Score(checkpoint, benchmark, metric, *score, len(each), fingerprint, _rises(found, metric), known)
         )
         primary = metric == settings["primary_metric"]
         for item, sample, value in each if plain else []:
@@ -59,6 +61,24 @@ def _item_ids(samples: Sequence[Mapping[str, Any]]) -> list[str]:
         several = times[sample["filter"], sample["prompt_hash"]] > 1
         ids.append(sample["prompt_hash"][:24] + (f"-{sample['doc_id']}" if several else ""))
     return ids
+
+
+def _cluster(sample: Mapping[str, Any]) -> str:
+    """Items of a benchmark whose rows have a column `cluster` (the document they ask about) are named after it."""
+    doc = sample.get("doc")
+    cluster = doc.get("cluster") if isinstance(doc, Mapping) else None
+    return "" if cluster is None else str(cluster).replace("/", "_") + "/"
+
+
+def _chance(metric: str, each: Sequence[tuple[str, Mapping[str, Any], Any]]) -> float | None:
+    """The score of guessing: one over the number of choices, 0 for text that is written, None where it is neither."""
+    samples = [sample for _, sample, _ in each]
+    if not any(_ranked(sample) for sample in samples):
+        return 0.0
+    right_or_wrong = all(isinstance(value, (int, float, np.bool_)) and value in (0, 1) for _, _, value in each)
+    if metric not in ("acc", "acc_norm") or not right_or_wrong or not all(map(_ranked, samples)):
+        return None
+    return math.fsum(1 / len(sample["arguments"]) for sample in samples) / len(samples)
 
 
 def _score(found: Mapping[str, Any], metric: str, values: Sequence[Any]) -> tuple[tuple[float, float, float], bool]:

@@ -7,8 +7,13 @@ The base model counts as the stage before the first, so that what it could do ma
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from evals.comparable import judge
+from evals.stats import Continual, continual
+from refinery.records import Score
 from refinery.spec import Spec
 from refinery.store import Row, Store
 
@@ -24,6 +29,10 @@ class Matrix:
     """Benchmarks."""
     values: list[list[float | None]]
     """A list a row; None where there is no score."""
+    measures: Continual | None = None
+    """Where the spec has a domain benchmark for each stage, in the order of the stages, and all are scored."""
+    notes: list[str] = field(default_factory=list)
+    """Scores that were left out, and why."""
 
     def forgotten(self) -> list[float | None]:
         """A number for each benchmark; None where the last stage or all the others have no score."""
@@ -46,7 +55,19 @@ class Matrix:
             return ["" if value is None else f"{value:.3f}" for value in values]
 
         body = [line(name, shown(values)) for name, values in zip(self.rows, self.values, strict=True)]
-        return [line(self.method, self.columns), *body, line("forgotten", shown(self.forgotten()))]
+        table = [line(self.method, self.columns), *body, line("forgotten", shown(self.forgotten()))]
+        return [*table, *self._measured(), *self.notes]
+
+    def _measured(self) -> list[str]:
+        if self.measures is None:
+            return []
+        named = {"average accuracy": self.measures.accuracy, "backward transfer": self.measures.backward_transfer}
+        named |= {"forward transfer": self.measures.forward_transfer}
+        return [f"{name} {m.value:.3f}" + _ends(m.low, m.high) for name, m in named.items() if m.value == m.value]
+
+
+def _ends(low: float, high: float) -> str:
+    return "" if low != low else f" [{low:.3f}, {high:.3f}]"
 
 
 def matrices(spec: Spec, store: Store) -> list[Matrix]:
@@ -56,21 +77,64 @@ def matrices(spec: Spec, store: Store) -> list[Matrix]:
     columns = [*spec.evaluate.domain, *spec.evaluate.general]
     known = [row for row in store.checkpoints() if row["role"] in ("base", "final", "stage")]
     called = [stage.name or stage.data for stage in spec.train.stages]
+    base = [row for row in known if row["role"] == "base"][-1:]
     found = []
     for method in spec.train.methods:
         names = [*(f"{method}@{name}" for name in called[:-1]), method]
-        rows = [[row for row in known if row["role"] == "base"][-1:]]
-        rows += [[row for row in known if row["name"] == name and row["role"] != "base"] for name in names]
-        scores = [_means(store, some, columns) for some in rows]
-        found.append(Matrix(method, ["base", *called], columns, [[means.get(c) for c in columns] for means in scores]))
+        rows = [base, *([row for row in known if row["name"] == name and row["role"] != "base"] for name in names)]
+        notes: list[str] = []
+        scores = _scores(store, rows, columns, notes)
+        means = [[_mean(by_seed.get(column, {})) for column in columns] for by_seed in scores]
+        measures = _continual(scores, list(spec.evaluate.domain)) if len(spec.evaluate.domain) == len(called) else None
+        found.append(Matrix(method, ["base", *called], columns, means, measures, notes))
     return found
 
 
-def _means(store: Store, checkpoints: Sequence[Row], columns: Sequence[str]) -> Mapping[str, float]:
-    values: dict[str, list[float]] = {}
-    for row in checkpoints:
-        for score in store.scores(checkpoint=row["fingerprint"]):
-            primary = score.settings.get("primary_metric", score.metric)
-            if score.benchmark in columns and score.metric == primary:
-                values.setdefault(score.benchmark, []).append(score.value)
-    return {benchmark: sum(some) / len(some) for benchmark, some in values.items()}
+BySeed = Mapping[str, Mapping[int, float]]
+"""Benchmark to seed to score."""
+
+
+def _scores(
+    store: Store, stages: Sequence[Sequence[Row]], columns: Sequence[str], notes: list[str]
+) -> list[dict[str, dict[int, float]]]:
+    """Of each stage. Only scores measured alike stand in one column; others are noted."""
+    like: dict[str, Score] = {}
+    found: list[dict[str, dict[int, float]]] = []
+    for checkpoints in stages:
+        found.append({})
+        for row in checkpoints:
+            for score in _primary(store, row["fingerprint"], columns, like):
+                first = like.setdefault(score.benchmark, score)
+                if differing := judge(score, first).words:
+                    notes.append(f"{row['name']} seed {row['seed']}: {score.benchmark} left out ({differing})")
+                else:
+                    found[-1].setdefault(score.benchmark, {})[row["seed"]] = score.value
+    return found
+
+
+def _primary(store: Store, checkpoint: str, columns: Sequence[str], like: Mapping[str, Score]) -> list[Score]:
+    """One score a benchmark: the one measured as `like`, or the last."""
+    chosen: dict[str, Score] = {}
+    for score in store.scores(checkpoint=checkpoint):
+        if score.benchmark in columns and score.metric == score.settings.get("primary_metric", score.metric):
+            standing, wanted = chosen.get(score.benchmark), like.get(score.benchmark)
+            if standing is None or wanted is None or standing.fingerprint != wanted.fingerprint:
+                chosen[score.benchmark] = score
+    return list(chosen.values())
+
+
+def _mean(values: Mapping[int, float]) -> float | None:
+    return sum(values.values()) / len(values) if values else None
+
+
+def _continual(scores: Sequence[BySeed], tasks: Sequence[str]) -> Continual | None:
+    """Over the seeds that have every stage's score of every task; the base's one run stands for all."""
+    seeds = [set(by_seed.get(task, {})) for by_seed in scores[1:] for task in tasks]
+    shared = sorted(set.intersection(*seeds)) if seeds else []
+    base = {task: _mean(scores[0].get(task, {})) for task in tasks}
+    if not shared or None in base.values():
+        return None
+    rows = [
+        [[base[task] for task in tasks], *([s[task][seed] for task in tasks] for s in scores[1:])] for seed in shared
+    ]
+    return continual(np.array(rows, dtype=float))

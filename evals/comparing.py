@@ -1,0 +1,283 @@
+"""Two arms, each one or several checkpoints of any store, on every benchmark that both were asked: paired, or refused.
+
+Differences are second minus first, as fractions. Seeds are paired where both arms have them; an arm of one run without
+a seed (the base, a model evaluated elsewhere) stands beside every run of the other.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from evals import stats
+from evals.comparable import Verdict, judge
+from evals.panels import clusters
+from evals.stats import Block, Changes, Mean
+from refinery.errors import UserError
+from refinery.records import Score
+from refinery.store import Store
+
+MEANS = {"domain": "domain_mean", "general": "general_mean"}
+"""Kind of benchmark to what its mean is called; every benchmark of a kind counts equally."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One checkpoint."""
+
+    store: Store
+    checkpoint: str
+    seed: int | None = None
+    """None: no training of the spec (the base, an import)."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One benchmark, or the mean of several."""
+
+    name: str
+    kind: str
+    """domain, general or other; mean for a mean."""
+    metric: str
+    first: float
+    second: float
+    difference: Mean
+    n: int
+    """Items."""
+    n_clusters: int
+    runs: int
+    """Pairs of runs."""
+    detectable: float
+    """The smallest true difference that this comparison finds in four cases of five."""
+    p_holm: float = math.nan
+    """Adjusted over the family; NaN for means, which are no part of it."""
+    changes: tuple[Changes, ...] = ()
+    """Lost and gained, a pair of runs each; empty for means."""
+    sign_flip: float = math.nan
+    cohens_h: float = math.nan
+    """NaN for graded scores."""
+    cohens_d: float = math.nan
+    higher_is_better: bool = True
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def null(self) -> bool:
+        """No difference was found: p, adjusted where it is part of a family, is above 0.05."""
+        p = self.difference.p if math.isnan(self.p_holm) else self.p_holm
+        return not p <= 0.05
+
+
+@dataclass(frozen=True)
+class Compared:
+    first: str
+    second: str
+    lines: list[Line]
+    means: dict[str, Line]
+    """domain_mean and general_mean, where there are such benchmarks and all of them could be compared."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Benchmark to why it is not compared."""
+    notes: list[str] = field(default_factory=list)
+
+    def find(self, what: str) -> Line:
+        """A line by name. UserError where it was refused or is not there."""
+        for line in [*self.lines, *self.means.values()]:
+            if line.name == what:
+                return line
+        kind = next((kind for kind, name in MEANS.items() if name == what), None)
+        reasons = self.refused if kind else {name: why for name, why in self.refused.items() if name == what}
+        if reasons:
+            raise UserError(f"{what} of {self.first} and {self.second}: " + "; ".join(map(": ".join, reasons.items())))
+        known = ", ".join([line.name for line in self.lines] + list(self.means))
+        raise UserError(f"{what}: nothing of that name is compared; there are: {known or 'none'}")
+
+
+@dataclass(frozen=True)
+class _Paired:
+    first: np.ndarray
+    """(seeds, items)."""
+    second: np.ndarray
+    items: tuple[str, ...]
+    like: Score
+    warnings: tuple[str, ...]
+
+
+def compare(
+    first: Arm, second: Arm, kinds: Mapping[str, str], *, accept: Collection[str] = (), seed: int = 0
+) -> Compared:
+    """`kinds`: benchmark to domain or general, in the order of the table; others that both arms have come after.
+    `accept`: settings that may differ. p_holm is over this comparison's benchmarks; see `adjust` for several."""
+    shared, notes = _pair_runs(first, second)
+    found = {run: _scores(run) for pair in shared for run in pair}
+    names = [name for name in kinds if any(name in scores for scores in found.values())]
+    names += sorted({name for scores in found.values() for name in scores} - set(names))
+    paired: dict[str, _Paired] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        try:
+            paired[name] = _paired(name, first, second, shared, found, accept)
+        except UserError as error:
+            refused[name] = str(error)
+    lines = [_line(name, kinds.get(name, "other"), each, seed) for name, each in paired.items()]
+    means = {}
+    for kind, called in MEANS.items():
+        wanted = [name for name in names if kinds.get(name) == kind]
+        falling = [name for name in wanted if name in paired and not paired[name].like.higher_is_better]
+        if falling:
+            notes.append(f"no {called}: of {falling[0]} less is better")
+        elif wanted and all(name in paired for name in wanted):
+            means[called] = _mean(called, [paired[name] for name in wanted], seed)
+    (adjusted,) = adjust([Compared(first.name, second.name, lines, means, refused, notes)])
+    return adjusted
+
+
+def adjust(family: Sequence[Compared]) -> list[Compared]:
+    """Holm over every benchmark of every comparison in the family."""
+    p_values = stats.holm([line.difference.p for each in family for line in each.lines])
+    at = iter(p_values)
+    return [replace(each, lines=[replace(line, p_holm=next(at)) for line in each.lines]) for each in family]
+
+
+def _pair_runs(first: Arm, second: Arm) -> tuple[list[tuple[Run, Run]], list[str]]:
+    """Pairs of runs, and what to say about them."""
+    for arm in (first, second):
+        if not arm.runs:
+            raise UserError(f"{arm.name} has no finished checkpoint")
+    seeded = [[run for run in arm.runs if run.seed is not None] for arm in (first, second)]
+    if all(seeded):
+        by_seed = [{run.seed: run for run in runs} for runs in seeded]
+        seeds = sorted(set(by_seed[0]) & set(by_seed[1]), key=str)
+        if seeds:
+            alone = sorted((set(by_seed[0]) ^ set(by_seed[1])), key=str)
+            notes = [f"compared on the seeds that both have: {_listed(seeds)}"] if alone else []
+            return [(by_seed[0][s], by_seed[1][s]) for s in seeds], notes
+        n = min(map(len, seeded))
+        notes = ["no seed is common to both: runs are paired in order"]
+        return list(zip(seeded[0][:n], seeded[1][:n], strict=True)), notes
+    n = max(len(first.runs), len(second.runs))
+    longer = [arm.runs if len(arm.runs) == n else arm.runs[-1:] * n for arm in (first, second)]
+    return list(zip(*longer, strict=True)), []
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _scores(run: Run) -> dict[str, list[Score]]:
+    """Benchmark to its primary metric, once for each settings it was measured under, oldest first."""
+    found: dict[str, list[Score]] = {}
+    for score in run.store.scores(checkpoint=run.checkpoint):
+        if score.metric == score.settings.get("primary_metric", score.metric):
+            found.setdefault(score.benchmark, []).append(score)
+    return found
+
+
+def _paired(
+    name: str,
+    first: Arm,
+    second: Arm,
+    shared: Sequence[tuple[Run, Run]],
+    found: Mapping[Run, Mapping[str, list[Score]]],
+    accept: Collection[str],
+) -> _Paired:
+    """UserError says why they cannot be compared."""
+    runs = list(dict.fromkeys([run for run, _ in shared] + [run for _, run in shared]))
+    for arm, side in ((first, 0), (second, 1)):
+        if any(name not in found[pair[side]] for pair in shared):
+            raise UserError(f"{arm.name} has no score on it")
+    like = max(
+        found[shared[0][0]][name],
+        key=lambda score: sum(any(s.fingerprint == score.fingerprint for s in found[run][name]) for run in runs),
+    )
+    reference = _items(shared[0][0], like)
+    if not reference:
+        raise UserError("no scores of single items were kept")
+    rows: dict[Run, dict[str, float]] = {}
+    said: list[str] = []
+    for run in runs:
+        score = next((s for s in found[run][name] if s.fingerprint == like.fingerprint), found[run][name][-1])
+        items = reference if run is shared[0][0] else _items(run, score)
+        arm = first.name if any(run is pair[0] for pair in shared) else second.name
+        verdict = _verdict(score, like, items, reference).without(accept)
+        if verdict.refused:
+            raise UserError(f"not comparable: {arm} has {verdict.words} ({first.name})")
+        if set(items) != set(reference):
+            raise UserError(f"{arm} was asked other items: {_apart(items, reference)}")
+        said += [words for words in verdict.warnings.values() if words not in said]
+        rows[run] = {item: value for item, (value, _) in items.items()}
+    order = tuple(sorted(reference))
+    sides = [np.array([[rows[pair[side]][item] for item in order] for pair in shared]) for side in (0, 1)]
+    return _Paired(sides[0], sides[1], order, like, tuple(said))
+
+
+def _items(run: Run, score: Score) -> dict[str, tuple[float, str]]:
+    """Item to its value and target."""
+    sql = """SELECT item, value, target FROM samples
+             WHERE checkpoint = ? AND benchmark = ? AND metric = ? AND fingerprint = ?"""
+    rows = run.store.query(sql, [score.checkpoint, score.benchmark, score.metric, score.fingerprint])
+    return {row["item"]: (row["value"], row["target"]) for row in rows}
+
+
+def _verdict(
+    score: Score, like: Score, items: Mapping[str, tuple[float, str]], reference: Mapping[str, tuple[float, str]]
+) -> Verdict:
+    same = {i: target for i, (_, target) in items.items()} == {i: target for i, (_, target) in reference.items()}
+    return judge(score, like, same)
+
+
+def _apart(items: Mapping[str, object], reference: Mapping[str, object]) -> str:
+    both = len(set(items) & set(reference))
+    return f"{both} of {len(reference)} prompts are the same, {len(set(items) - set(reference))} are others"
+
+
+def _block(paired: _Paired, weight: float = 1.0) -> Block:
+    labels = clusters(paired.items)
+    values = paired.second - paired.first
+    return Block(stats.by_cluster(values, labels) if labels else values, items=paired.like.benchmark, weight=weight)
+
+
+def _line(name: str, kind: str, paired: _Paired, seed: int) -> Line:
+    first, second, labels = paired.first, paired.second, clusters(paired.items)
+    found = stats.crossed([_block(paired)], seed=seed)
+    better = 1 if paired.like.higher_is_better else -1
+    binary = bool(np.isin([first, second], (0.0, 1.0)).all())
+    return Line(
+        name=name,
+        kind=kind,
+        metric=paired.like.metric,
+        first=float(first.mean()),
+        second=float(second.mean()),
+        difference=found,
+        n=first.shape[1],
+        n_clusters=len(set(labels)) if labels else first.shape[1],
+        runs=len(first),
+        detectable=stats.detectable_by(found),
+        changes=tuple(stats.changes(better * a, better * b) for a, b in zip(first, second, strict=True)),
+        sign_flip=stats.sign_flip(second - first, labels, seed=seed),
+        cohens_h=stats.cohens_h(float(first.mean()), float(second.mean())) if binary else math.nan,
+        cohens_d=stats.cohens_d((second - first).mean(0)),
+        higher_is_better=paired.like.higher_is_better,
+        warnings=paired.warnings,
+    )
+
+
+def _mean(name: str, paired: Sequence[_Paired], seed: int) -> Line:
+    found = stats.crossed([_block(each, 1 / len(paired)) for each in paired], seed=seed)
+    return Line(
+        name=name,
+        kind="mean",
+        metric="mean",
+        first=float(np.mean([each.first.mean() for each in paired])),
+        second=float(np.mean([each.second.mean() for each in paired])),
+        difference=found,
+        n=sum(len(each.items) for each in paired),
+        n_clusters=sum(_block(each).values.shape[1] for each in paired),
+        runs=len(paired[0].first),
+        detectable=stats.detectable_by(found),
+    )

@@ -1,0 +1,173 @@
+"""A mean difference over seeds and items at once: how it would vary with other seeds and other items."""
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from evals.stats.means import Mean, Spread, p_zero
+
+DRAWS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Paired differences on one benchmark, and whom they share their chances with."""
+
+    values: np.ndarray
+    """(seeds, items), or (seeds, items, k) where k quantities are estimated together. Items that share a context go in
+    by `by_cluster`."""
+    runs: Hashable = 0
+    """Blocks with equal `runs` were measured on the same training runs: their seeds are drawn together."""
+    items: Hashable = 0
+    """Blocks with equal `items` hold the same test items in the same order: these are drawn together."""
+    weight: float = 1.0
+    """The estimate is the sum over blocks of weight times mean."""
+
+
+def crossed(blocks: Sequence[Block], confidence: float = 0.95, seed: int = 0, draws: int = DRAWS) -> Mean:
+    """The weighted mean of the blocks' differences, with seeds and items both resampled.
+
+    Seeds and items are drawn independently of each other (the pigeonhole bootstrap: Owen 2007, doi:10.1214/07-AOAS122)
+    and alike for every block that shares them. A handful of seeds resampled know nothing of their own scarcity, so the
+    percentile interval is widened, at either end, to where the t-type interval of `Moments.spread` reaches. One seed
+    has no variance to show, so its interval speaks of items alone. p is the larger of the two ways'.
+    """
+    m = moments(blocks)
+    drawn = replicates(blocks, draws, seed)[:, 0]
+    value, deviation = float(m.estimate[0]), float(drawn.std(ddof=1))
+    spread = m.spread(0)
+    half = spread.reach((1 + confidence) / 2)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    p = max(p_zero(value, deviation, math.inf), min(1.0, 2 * spread.tail(abs(value))))
+    low, high = min(float(low), value - half), max(float(high), value + half)
+    return Mean(value, low, high, max(deviation, spread.se), spread.df, p if value else 1.0, spread)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What the two-way layout of seeds and items shows about k estimates."""
+
+    estimate: np.ndarray
+    """(k,)"""
+    covariance: np.ndarray
+    """(k, k) of the estimates."""
+    df: np.ndarray
+    """(k,) Satterthwaite's degrees of freedom of each variance."""
+    by_seeds: np.ndarray
+    """(k,) the part of each variance that differences between seeds show, one run's own chance included."""
+    seeds_df: np.ndarray
+    """(k,) degrees of freedom behind it; 0 with one seed."""
+    by_items: np.ndarray
+    """(k,) the part that differences between items show, one run's own chance included."""
+    items_df: np.ndarray
+    residual: np.ndarray
+    """(k,) one run's own chance, which both of the parts above include."""
+
+    def spread(self, k: int) -> Spread:
+        """The error of the k-th estimate: seeds as they show, items without what seeds show already, and in all never
+        less than what items alone show."""
+        items = float(self.by_items[k])
+        rest = max(0.0, items - float(self.residual[k]))
+        return Spread(rest, float(self.items_df[k]), float(self.by_seeds[k]), float(self.seeds_df[k]), items)
+
+
+def moments(blocks: Sequence[Block]) -> Moments:
+    """Estimates and their variance by analysis of variance, no resampling.
+
+    With d[s, i] = mean + a[s] + b[i] + e[s, i] the variance of the mean is var(a)/S + var(b)/I + var(e)/(S I). The
+    seeds' means show the first and third term, the items' means the second and third, so the third, which the
+    residuals show, is taken off once. The sum is never less than what the items' means alone show.
+    """
+    arrays = [np.asarray(b.values, dtype=float) for b in blocks]
+    arrays = [x[..., None] if x.ndim == 2 else x for x in arrays]
+    estimate = np.sum([b.weight * x.mean((0, 1)) for b, x in zip(blocks, arrays, strict=True)], axis=0)
+    by_runs = _parts([b.runs for b in blocks], [b.weight * x.mean(1) for b, x in zip(blocks, arrays, strict=True)])
+    by_items = _parts([b.items for b in blocks], [b.weight * x.mean(0) for b, x in zip(blocks, arrays, strict=True)])
+    seeds, items = (np.sum([part for part, _ in parts], axis=0) for parts in (by_runs, by_items))
+    cells = _groups([(b.runs, b.items) for b in blocks])
+    summed = [np.sum([blocks[j].weight * arrays[j] for j in cell], axis=0) for cell in cells]
+    residual = np.sum([_residual(x) for x in summed], axis=0)
+    total = seeds + _positive(items - residual)
+    total += _positive(items - total)
+    freedom = [(np.diag(part) ** 2, n - 1) for part, n in (*by_runs, *by_items)]
+    squares = np.sum([square / max(1, df) for square, df in freedom], axis=0)
+    df = np.maximum(1.0, np.diag(total) ** 2 / np.where(squares > 0, squares, np.inf))
+    several = np.array([n > 1 for _, n in by_runs]).any()
+    seeds_df = _satterthwaite(by_runs) if several else np.zeros(len(estimate))
+    return Moments(
+        estimate, total, df, np.diag(seeds), seeds_df, np.diag(items), _satterthwaite(by_items), np.diag(residual)
+    )
+
+
+def _parts(keys: Sequence[Hashable], means: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
+    """For each group of blocks with equal keys: the covariance (k, k) of their summed mean, and out of how many."""
+    found = []
+    for group in _groups(keys):
+        rows = np.sum([means[j] for j in group], axis=0)
+        found.append((_mean_covariance(rows), len(rows)))
+    return found
+
+
+def _satterthwaite(parts: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
+    """(k,) degrees of freedom of a sum of independent variances."""
+    total = np.sum([np.diag(part) for part, _ in parts], axis=0)
+    squares = np.sum([np.diag(part) ** 2 / max(1, n - 1) for part, n in parts], axis=0)
+    most = float(sum(max(1, n - 1) for _, n in parts))
+    return np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1.0), most)
+
+
+def _groups(keys: Iterable[Hashable]) -> list[list[int]]:
+    """Positions of equal keys, in the order in which a key first comes."""
+    groups: dict[Hashable, list[int]] = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return list(groups.values())
+
+
+def _mean_covariance(rows: np.ndarray) -> np.ndarray:
+    """Covariance (k, k) of the mean of rows (n, k); zero where there is one row."""
+    centred = rows - rows.mean(0)
+    return centred.T @ centred / max(1, len(rows) - 1) / len(rows)
+
+
+def _residual(x: np.ndarray) -> np.ndarray:
+    """Covariance (k, k) of a block's mean that comes from the residuals e[s, i] alone."""
+    seeds, items, k = x.shape
+    if seeds < 2 or items < 2:
+        return np.zeros((k, k))
+    left = (x - x.mean(0) - x.mean(1, keepdims=True) + x.mean((0, 1))).reshape(-1, k)
+    return left.T @ left / ((seeds - 1) * (items - 1) * seeds * items)
+
+
+def _positive(matrix: np.ndarray) -> np.ndarray:
+    """The nearest positive semidefinite matrix: a variance that came out negative counts as none."""
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.maximum(values, 0.0)) @ vectors.T
+
+
+def replicates(blocks: Sequence[Block], draws: int, seed: int) -> np.ndarray:
+    """(draws, k) bootstrap replicates of the estimates."""
+    run_of, items_of = ({j: n for n, g in enumerate(_groups(keys)) for j in g} for keys in _keys(blocks))
+    drawn: np.ndarray | float = 0.0
+    for j, block in enumerate(blocks):
+        values = np.asarray(block.values, dtype=np.float32)
+        x = values.reshape(values.shape[0], values.shape[1], -1)  # (S, I, k)
+        seeds = _shares(x.shape[0], draws, (seed, 0, run_of[j]))
+        items = _shares(x.shape[1], draws, (seed, 1, items_of[j]))
+        means = (items @ x.swapaxes(0, 1).reshape(x.shape[1], -1)).reshape(draws, x.shape[0], -1)  # (draws, S, k)
+        drawn = drawn + block.weight * np.einsum("ds,dsk->dk", seeds, means)
+    return np.asarray(drawn, dtype=float)
+
+
+def _keys(blocks: Sequence[Block]) -> tuple[list[Hashable], list[Hashable]]:
+    return [b.runs for b in blocks], [b.items for b in blocks]
+
+
+@lru_cache(maxsize=32)
+def _shares(n: int, draws: int, seed: tuple[int, ...]) -> np.ndarray:
+    """(draws, n) shares of n things drawn n times with replacement; kept, so that comparisons share their draws."""
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    return (counts / n).astype(np.float32)

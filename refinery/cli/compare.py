@@ -1,0 +1,205 @@
+"""`refinery compare`: runs, methods or imported models, item by item; and gates for continuous integration."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+
+from evals.comparing import MEANS, Arm, Compared, Line, adjust
+from evals.comparing import compare as compare_arms
+from evals.gates import Gate, State, parse
+from evals.stats import odds_ratio
+from refinery.cli.arms import BASE, Asked, Place, asked
+from refinery.cli.printing import add, console, print_json, table
+from refinery.errors import UserError, did_you_mean
+from refinery.spec import Spec
+from refinery.store import Store
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A gate on one comparison."""
+
+    gate: str
+    comparison: str
+    state: State
+    failed: bool
+    value: float
+    low: float
+    high: float
+
+
+def compare(words: Sequence[str], accept: Sequence[str], gates: Sequence[Gate], as_json: bool) -> bool:
+    """True where no gate fails. UserError where nothing at all could be compared."""
+    found = compared(asked(words), accept)
+    judged = judge(gates, found)
+    if as_json:
+        print_json({"comparisons": [_plain(each) for each in found], "gates": judged})
+    else:
+        out = console()
+        for each in found:
+            show(out, each)
+        show_gates(out, judged)
+    return not any(each.failed for each in judged)
+
+
+def compared(wanted: Asked, accept: Sequence[str] = ()) -> list[Compared]:
+    """Every pair, adjusted as one family."""
+    found = [compare_arms(first, second, wanted.kinds, accept=accept) for first, second in wanted.pairs]
+    if not any(each.lines for each in found):
+        reasons = [f"{name}: {why}" for each in found for name, why in each.refused.items()]
+        cure = "; --accept SETTING compares all the same" if any("not comparable" in why for why in reasons) else ""
+        raise UserError("nothing can be compared: " + ("; ".join(reasons) or "no benchmark is scored on both") + cure)
+    return adjust(found)
+
+
+# ---- gates
+
+
+def gates_of(fail_if: Sequence[str], fail_unless: Sequence[str], known: Sequence[str] | None = None) -> list[Gate]:
+    """UserError where one is not of the form, or names nothing in `known`."""
+    found = [parse(text) for text in fail_if] + [parse(text, must=True) for text in fail_unless]
+    for gate in found:
+        if known is not None and gate.what not in known:
+            hint = did_you_mean(gate.what, known)
+            raise UserError(f'gate "{gate.text}": no {gate.what}{hint}; there are: {", ".join(known)}')
+    return found
+
+
+def judge(gates: Sequence[Gate], found: Sequence[Compared]) -> list[Judged]:
+    """UserError where a gate asks about what was not compared: a gate never passes for want of figures."""
+    judged = []
+    for gate in gates:
+        concerned = [each for each in found if gate.method in ("", each.second, each.second.rpartition(":")[2])]
+        if not concerned:
+            raise UserError(f'gate "{gate.text}": {gate.method} is not compared here')
+        for each in concerned:
+            line = each.find(gate.what)
+            state = gate.state(line.difference)
+            ends = line.difference.value, line.difference.low, line.difference.high
+            text = f"--fail-unless {gate.text}" if gate.must else f"--fail-if {gate.text}"
+            judged.append(Judged(text, f"{each.first} -> {each.second}", state, gate.fails(state), *ends))
+    return judged
+
+
+def gate_run(spec: Spec, gates: Sequence[Gate], out: Console) -> bool:
+    """After a run: every method against the base. True where no gate fails."""
+    place = Place(spec.name, Store(spec.store_path, read_only=True), spec)
+    wanted: list[tuple[Arm, Arm]] = [(place.arm(BASE), place.arm(name)) for name in place.methods if name != BASE]
+    if not wanted:
+        raise UserError("gates: no method is trained and evaluated, so there is nothing to judge")
+    judged = judge(gates, compared(Asked(wanted, place.kinds())))
+    show_gates(out, judged)
+    return not any(each.failed for each in judged)
+
+
+def gate_names(spec: Spec) -> list[str]:
+    """What a gate on this spec's run may ask about."""
+    if spec.evaluate is None:
+        return []
+    means = [MEANS[kind] for kind in ("domain", "general") if getattr(spec.evaluate, kind)]
+    return [*means, *spec.evaluate.domain, *spec.evaluate.general]
+
+
+def show_gates(out: Console, judged: Sequence[Judged]) -> None:
+    for each in judged:
+        verdict = "FAILED" if each.failed else "passed"
+        said = f"{verdict}: {each.gate} ({each.comparison}): {each.state}, {points(each.value)} "
+        out.print(said + interval(each.low, each.high), style="bold red" if each.failed else "", soft_wrap=True)
+
+
+# ---- the tables
+
+
+def show(out: Console, found: Compared) -> None:
+    out.print(f"A {found.first}\nB {found.second}", style="bold", soft_wrap=True)
+    lines = [*found.lines, *found.means.values()]
+    if lines:
+        runs = lines[0].runs
+        paired = f"{runs} pairs of runs" if runs > 1 else "one pair of runs: intervals speak of items alone"
+        out.print(f"B - A in points, 95% intervals; {paired}\n")
+        out.print(_differences(lines))
+        if found.lines:
+            out.print()
+            out.print(_changes(found.lines))
+    for name, why in found.refused.items():
+        out.print(f"{name}: {why}", style="yellow")
+    warned = [f"{line.name}: {words}" for line in found.lines for words in line.warnings]
+    for words in [*dict.fromkeys(warned), *found.notes]:
+        out.print(words, style="dim")
+    out.print()
+
+
+def _differences(lines: Sequence[Line]) -> Any:
+    columns = ("A", "B", "B - A", "interval", "p", "finds")
+    made = table("benchmark", *columns, right=columns)
+    made.caption = (
+        "p: adjusted (Holm) over all benchmarks shown; of means as it is. finds: where no difference was found, the "
+        "smallest true one that would be, in 4 cases of 5."
+    )
+    made.caption_justify = "left"
+    for line in lines:
+        d = line.difference
+        p = d.p if math.isnan(line.p_holm) else line.p_holm
+        finds = f"{100 * line.detectable:.1f}" if line.null else ""
+        values = f"{100 * line.first:.1f}", f"{100 * line.second:.1f}", points(d.value), interval(d.low, d.high)
+        add(made, line.name, *values, p_value(p), finds)
+    return made
+
+
+def _changes(lines: Sequence[Line]) -> Any:
+    columns = ("items", "lost", "gained", "odds", "McNemar p", "flips p", "h")
+    made = table("benchmark", *columns, right=columns)
+    made.caption = (
+        "lost, gained: items on which A, B scored higher, a run. odds: gained for each lost. McNemar p: the largest of "
+        "all pairs of runs. flips p: sign flips of items. h: Cohen's, 0.2 is small."
+    )
+    made.caption_justify = "left"
+    for line in lines:
+        lost, gained = (sum(getattr(c, side) for c in line.changes) for side in ("lost", "gained"))
+        n = len(line.changes)
+        odds = odds_ratio(lost, gained)[0]
+        h = "" if math.isnan(line.cohens_h) else f"{line.cohens_h:+.2f}"
+        ratio = "" if math.isnan(odds) else "inf" if math.isinf(odds) else f"{odds:.2f}"
+        largest = max(c.mcnemar for c in line.changes)
+        counts = _per_run(lost, n), _per_run(gained, n)
+        add(made, line.name, line.n, *counts, ratio, p_value(largest), p_value(line.sign_flip), h)
+    return made
+
+
+def _per_run(count: int, runs: int) -> str:
+    return str(count) if runs == 1 else f"{count / runs:.1f}"
+
+
+def points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def interval(low: float, high: float) -> str:
+    return "unknown" if math.isnan(low) or math.isnan(high) else f"[{points(low)}, {points(high)}]"
+
+
+def p_value(p: float) -> str:
+    return "" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _plain(found: Compared) -> dict[str, Any]:
+    """As JSON: fractions; what is unknown is null."""
+
+    def line(each: Line) -> dict[str, Any]:
+        own = asdict(each)
+        spread = own["difference"].pop("spread")
+        own["difference"]["variance_of_seeds"] = spread and spread["seeds"]
+        own["changes"] = [{**asdict(c), "mcnemar": c.mcnemar} for c in each.changes]
+        lost, gained = (sum(getattr(c, side) for c in each.changes) for side in ("lost", "gained"))
+        value, low, high = odds_ratio(lost, gained)
+        own["odds_ratio"] = {"value": value, "low": low, "high": high} if each.changes and each.runs == 1 else None
+        return own | {"null": each.null}
+
+    about = {"first": found.first, "second": found.second, "refused": found.refused, "notes": found.notes}
+    return about | {
+        "benchmarks": [line(each) for each in found.lines],
+        "means": [line(m) for m in found.means.values()],
+    }
