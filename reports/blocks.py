@@ -23,13 +23,20 @@ class Mono:
     text: str
 
 
-Span = str | Strong | Mono
+@dataclass(frozen=True)
+class See:
+    """Names a heading of the report, and leads to it where the format can."""
+
+    text: str
+
+
+Span = str | Strong | Mono | See
 Text = Span | Sequence[Span]
 """A span, or several that follow each other without a space between them."""
 
 
 def spans(text: Text) -> list[Span]:
-    return [text] if isinstance(text, str | Strong | Mono) else list(text)
+    return [text] if isinstance(text, str | Strong | Mono | See) else list(text)
 
 
 def plain(text: Text) -> str:
@@ -39,7 +46,7 @@ def plain(text: Text) -> str:
 
 @dataclass(frozen=True)
 class Heading:
-    """Level 2 opens a section and stands in the table of contents; level 3 parts it."""
+    """Level 2 opens a section and stands in the table of contents; levels 3 and 4 part it."""
 
     text: str
     level: int = 2
@@ -72,6 +79,8 @@ class Table:
     rows: Sequence[Sequence[Text]]
     caption: str = ""
     note: str = ""
+    name: str = ""
+    """What its file and its label in LaTeX are called; made of the caption or the heading where it is left out."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,8 @@ class Code:
 
     text: str
     language: str = ""
+    copy: bool = False
+    """The page offers a button that copies it."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,42 @@ class Side:
     """Texts next to each other, each under its label: (label, text, remark)."""
 
     columns: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One benchmark item, with what each arm made of it; `values` and `answers` stand in the order of the arms."""
+
+    id: str
+    prompt: str
+    target: str
+    answers: Sequence[str]
+    values: Sequence[float]
+    """1 is right and 0 wrong, or anything between; the first arm is the base."""
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """Items of one benchmark whose score some arm changed."""
+
+    name: str
+    kind: str
+    total: int
+    """Items of the benchmark."""
+    changed: int
+    """Items that any arm lost or gained; `items` holds some of them."""
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Items to look through: on the page side by side for any two arms, elsewhere as counts."""
+
+    arms: Sequence[str]
+    """The base first."""
+    sets: Sequence[ItemSet]
+    counts: "Table"
+    """How many items each arm lost and gained, and how many of them are in `sets`."""
 
 
 @dataclass(frozen=True)
@@ -118,4 +165,4 @@ class Details:
     open: bool = False
 
 
-Block = Heading | Paragraph | Bullets | Table | Figure | Code | Side | Details
+Block = Heading | Paragraph | Bullets | Table | Figure | Code | Side | Explorer | Details

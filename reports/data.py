@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from refinery.records import Score
 from refinery.spec import Spec
 from refinery.store import Row, Store
+from reports.blocks import Explorer
 
 if TYPE_CHECKING:  # needs scipy, which a run that only refines does without
     from evals.forgetting import Comparison
     from evals.panels import Panel
+    from evals.stages import Matrix
+    from evals.stats import Mean
     from refinery.diagnostics._gates import Gate as ScoredGate
 
 VALIDATION = "heldout_validation"
@@ -116,6 +119,19 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Staged:
+    """One method that learnt in stages."""
+
+    matrix: Matrix
+    scores: list[list[Mean | None]]
+    """As the matrix's values, with intervals."""
+    since_learnt: list[Mean | None]
+    """For each benchmark that belongs to an earlier stage: after the last stage less after its own."""
+    general: Mean | None
+    """The general mean after the last stage less the base's."""
+
+
+@dataclass(frozen=True)
 class ReportData:
     spec: Spec
     store: Store
@@ -142,6 +158,14 @@ class ReportData:
     requests: list[Row]
     """Per model: requests answered and tokens."""
     notes: list[str] = field(default_factory=list)
+    stages: list[Staged] = field(default_factory=list)
+    explorer: Explorer | None = None
+    """Items that methods lost or gained."""
+
+    @property
+    def label(self) -> str:
+        """What it is called beside others: the spec's name, and which point of its matrix it is."""
+        return f"{self.spec.name} {self.spec.point.label}".strip()
 
     @property
     def lab(self) -> bool:

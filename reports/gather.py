@@ -9,6 +9,8 @@ from refinery.spec import SOURCE, Spec, fingerprints, order
 from refinery.store import Store
 from reports import gather_models as trained
 from reports.data import RAW, Compared, Gate, ReportData, RowShown, Step, Swept
+from reports.gather_items import explorer
+from reports.gather_stages import stages
 
 ROWS_SHOWN = 3
 """Refined rows that the examples section shows; of every other fate it shows one."""
@@ -46,6 +48,8 @@ def gather(store: Store, spec: Spec) -> ReportData:
         trials=trained.trials(store, spec, checkpoints),
         requests=store.query(_REQUESTS),
         notes=notes,
+        stages=stages(store, spec, base),
+        explorer=explorer(store, panels, base, checkpoints, trained.shared_seed(checkpoints)),
     )
 
 

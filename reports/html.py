@@ -1,24 +1,32 @@
-"""Blocks to one HTML file that needs nothing else: no script, no font, no image, no address is fetched.
+"""Blocks to one HTML file that needs nothing else: no font, no image, no address is fetched.
 
-The page forbids itself scripts and requests by its own content security policy, so that even a mistake in escaping
-could not make a row's text act.
+Its own content security policy allows one script, named by its digest, and no request at all, so that even a mistake
+in escaping could not make a row's text act. Without that script everything can be read; with it tables can be sorted
+and filtered, items looked through, and colours chosen.
 """
 
+import base64
+import hashlib
+import json
+import re
 from collections.abc import Sequence
 from html import escape as _escape
 from importlib.resources import files
 
+from reports import table as words
 from reports.blocks import (
     Block,
     Bullets,
     Chart,
     Code,
     Details,
+    Explorer,
     Figure,
     Heading,
-    Mono,
     Paragraph,
+    See,
     Side,
+    Span,
     Strong,
     Table,
     Text,
@@ -27,7 +35,33 @@ from reports.blocks import (
 )
 from reports.text import clean, slug
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'; "
+    "frame-src 'none'; object-src 'none'"
+)
+_DARK = re.compile(r"@media screen and \(prefers-color-scheme: dark\) \{\s*:root \{(.*?)\}\s*\}", re.DOTALL)
+
+
+def script() -> str:
+    """The page's one script, as it stands between its tags."""
+    return "\n" + files("reports").joinpath("page.js").read_text("utf-8")
+
+
+def policy() -> str:
+    """The content security policy: nothing but that script runs."""
+    return POLICY.format(base64.b64encode(hashlib.sha256(script().encode()).digest()).decode())
+
+
+def style() -> str:
+    """The style sheet; its dark colours stand for both who prefers them and who chooses them on the page."""
+    text = files("reports").joinpath("style.css").read_text("utf-8")
+    dark = _DARK.search(text)
+    assert dark is not None
+    both = (
+        f'@media screen and (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{{dark[1]}}} }}\n'
+        f'@media screen {{ :root[data-theme="dark"] {{ color-scheme: dark; {dark[1]}}} }}'
+    )
+    return text[: dark.start()] + both + text[dark.end() :]
 
 
 def escape(text: str) -> str:
@@ -38,9 +72,11 @@ def inline(text: Text) -> str:
     return "".join(_span(span) for span in spans(text))
 
 
-def _span(span: str | Strong | Mono) -> str:
+def _span(span: Span) -> str:
     if isinstance(span, str):
         return escape(span)
+    if isinstance(span, See):
+        return f'<a href="#{slug(span.text)}">{escape(span.text)}</a>'
     if isinstance(span, Strong):
         return f"<strong>{escape(span.text)}</strong>"
     return f"<code><bdi>{escape(span.text)}</bdi></code>"
@@ -55,21 +91,23 @@ def render(title: str, lines: Sequence[str], blocks: Sequence[Block]) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">
+<meta http-equiv="Content-Security-Policy" content="{escape(policy())}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
 <title>{escape(title)}</title>
 <style>
-{files("reports").joinpath("style.css").read_text("utf-8")}</style>
+{style()}</style>
 </head>
 <body>
 <a class="skip" href="#content">Skip to the report</a>
-<header><h1>{escape(title)}</h1><div class="facts">{facts}</div></header>
+<header><h1>{escape(title)}</h1><div class="facts">{facts}</div>
+<button type="button" id="theme" hidden></button></header>
 {page.contents()}
 <main id="content">
 {body}
 </main>
+<script>{script()}</script>
 </body>
 </html>
 """
@@ -80,7 +118,7 @@ class Page:
 
     def __init__(self) -> None:
         self.headings: list[tuple[int, str, str]] = []
-        self._taken: set[str] = {"content"}
+        self._taken: set[str] = {"content", "theme"}
 
     def contents(self) -> str:
         """The table of contents, from the headings met so far."""
@@ -113,9 +151,12 @@ class Page:
             case Figure():
                 return self._figure(one)
             case Code():
-                return f'<pre dir="auto" tabindex="0"><code>{escape(one.text)}</code></pre>'
+                kind = ' class="copy"' if one.copy else ""
+                return f'<pre{kind} dir="auto" tabindex="0"><code>{escape(one.text)}</code></pre>'
             case Side():
                 return '<div class="side">' + "".join(_column(*column) for column in one.columns) + "</div>"
+            case Explorer():
+                return explorer(one)
             case Details():
                 inside = "\n".join(self.block(b) for b in one.blocks)
                 state = " open" if one.open else ""
@@ -163,10 +204,13 @@ def table(one: Table) -> str:
         return f'<p class="note">{escape(one.note)}</p>' if one.note else ""
     caption = f"<caption>{escape(one.caption)}</caption>" if one.caption else ""
     head = "".join(f'<th scope="col" role="columnheader" class="{c.align}">{escape(c.title)}</th>' for c in one.columns)
+    whole = len(one.rows) > 2 and all(plain(row[0]).strip() for row in one.rows)  # else rows belong to those above
+    kind = ' class="sortable"' if whole else ""
     rows = "".join(_row(one, row) for row in one.rows)
     note = f'<p class="note">{escape(one.note)}</p>' if one.note else ""
     return (
-        f'<div class="table"><table role="table">{caption}<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<div class="table"><table role="table"{kind}>{caption}'
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">{rows}</tbody></table></div>{note}'
     )
 
@@ -182,3 +226,55 @@ def _row(one: Table, row: Sequence[Text]) -> str:
             f"<span>{inline(cell)}</span></{tag.split()[0]}>"
         )
     return f'<tr role="row">{"".join(cells)}</tr>'
+
+
+_CHANGES = {
+    "lost": "A lost what the base had right",
+    "gained": "A gained what the base had wrong",
+    "rescued": "A lost it, B did not",
+    "both": "A and B lost it",
+    "any": "any change by any method",
+}
+
+
+def explorer(one: Explorer) -> str:
+    """Controls, an empty place for what they find, and the items as data. The script fills it; without it the counts
+    stand alone."""
+    choices = "".join(f'<option value="{key}">{escape(text)}</option>' for key, text in _CHANGES.items())
+    selects = "".join(
+        f'<label>{label} <select name="{name}">{inside}</select></label>'
+        for label, name, inside in (("Benchmark", "benchmark", ""), ("A", "a", ""), ("B", "b", ""),
+                                    ("Show", "change", choices))
+    )  # fmt: skip
+    return (
+        f'{table(one.counts)}<div class="explorer"><div class="tool" hidden><div class="controls">{selects}'
+        '<label>Search <input type="search" name="search" placeholder="in prompts and answers"></label></div>'
+        '<p class="count note" role="status"></p><div class="pair"><ol class="found" aria-label="Items"></ol>'
+        '<div class="item" aria-live="polite"></div></div>'
+        '<p class="note">Keys: arrows or j and k walk through the list, / goes to the search.</p></div>'
+        f'<div class="data" hidden>{escape(_items(one))}</div></div>'
+        '<noscript><p class="note">Looking through single items needs the page’s script.</p></noscript>'
+    )
+
+
+def _items(one: Explorer) -> str:
+    """The items as JSON on one line; NaN, for an arm that was not measured, is null."""
+    sets = [
+        {
+            "name": each.name,
+            "changed": each.changed,
+            "items": [
+                {
+                    "id": item.id,
+                    "prompt": clean(item.prompt),
+                    "target": clean(item.target),
+                    "answers": [clean(answer) for answer in item.answers],
+                    "values": [value if words.known(value) else None for value in item.values],
+                    "marks": [words.mark(value) for value in item.values],
+                }
+                for item in each.items
+            ],
+        }
+        for each in one.sets
+    ]
+    return json.dumps({"arms": list(one.arms), "sets": sets}, ensure_ascii=False, separators=(",", ":"))

@@ -8,17 +8,19 @@ from reports.blocks import (
     Bullets,
     Code,
     Details,
+    Explorer,
     Figure,
     Heading,
-    Mono,
     Paragraph,
+    See,
     Side,
+    Span,
     Strong,
     Table,
     Text,
     spans,
 )
-from reports.text import clean
+from reports.text import clean, slug
 
 _MARKUP = re.compile(r"[\\`*{}\[\]<>#|~$!@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _INTERVAL = re.compile(r"(\[[−+\d., ∞]+\](?![(\[:]))")
@@ -51,7 +53,9 @@ def inline(text: Text) -> str:
     return "".join(_span(span) for span in spans(text))
 
 
-def _span(span: str | Strong | Mono) -> str:
+def _span(span: Span) -> str:
+    if isinstance(span, See):
+        return f"[{escape(span.text)}](#{slug(span.text)})"
     if isinstance(span, str):
         lead, tail = span[: len(span) - len(span.lstrip())], span[len(span.rstrip()) :]
         return (" " if lead else "") + escape(span) + (" " if tail and span.strip() else "")
@@ -92,6 +96,8 @@ def block(one: Block) -> str:
             return fence(one.text, one.language)
         case Side():
             return "\n\n".join(_side(*column) for column in one.columns)
+        case Explorer():
+            return _table(one.counts)
         case Details():
             inside = "\n\n".join(block(b) for b in one.blocks)
             return f"**{inline(one.summary).replace('**', '')}**\n\n{inside}"

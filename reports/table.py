@@ -188,6 +188,14 @@ def plain_number(value: object) -> str:
     return re.sub(r"e([+-])0*", r"e\1", f"{value:g}") if isinstance(value, float) else str(value)
 
 
+def mark(value: float | None) -> str:
+    """What an item's score says: "right", "wrong", or how much of it was right."""
+    value = number(value)
+    if not known(value):
+        return ABSENT
+    return "right" if value >= 1 else "wrong" if value <= 0 else decimal(value)
+
+
 def numbers(values: Sequence[float]) -> str:
     """Whole numbers in a row: "0, 1, 2"."""
     return ", ".join(plain_number(value) for value in values)
@@ -198,6 +206,47 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def tokens(n: int | float | None) -> str:
+    """Of tokens, to three digits: "870", "34.1k", "1.2M"."""
+    n = number(n)
+    if not known(n):
+        return ABSENT
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if n >= size:
+            return f"{decimal(n / size)}{letter}"
+    return count(n)
+
+
+def memory(size: float | None) -> str:
+    """Of bytes: "316 MB", "3.0 GB"."""
+    size = number(size)
+    if not known(size):
+        return ABSENT
+    return f"{decimal(size / 1e9, 2)} GB" if size >= 1e9 else f"{decimal(size / 1e6)} MB"
+
+
+def energy(joules: float | None) -> str:
+    """Of a machine: "840 Wh", "1.2 kWh"."""
+    joules = number(joules)
+    if not known(joules):
+        return ABSENT
+    hours = joules / 3600
+    return f"{decimal(hours / 1000)} kWh" if hours >= 1000 else f"{decimal(hours)} Wh"
+
+
+def dollars(value: float | None) -> str:
+    """A price in USD; small ones with their digits."""
+    value = number(value)
+    if not known(value):
+        return "no price given"
+    return f"${fixed(value, 2)}" if value >= 0.1 or value == 0 else f"${decimal(value, 2)}"
+
+
+def published(value: float | None) -> str:
+    """A figure as a paper prints it, which is a percentage: "64.2"; nothing where the paper has none."""
+    return fixed(number(value), 1 if number(value) % 1 else 0) if known(value) else ""
 
 
 def edge(value: float) -> str:

@@ -1,13 +1,13 @@
-"""Benchmark by benchmark: what each method changed against the base, and what the named ratios say."""
+"""Benchmark by benchmark: what each method changed against the base, and how sure that is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from reports import plots, table
-from reports.blocks import Block, Bullets, Column, Details, Figure, Heading, Mono, Paragraph, Span, Strong, Table, Text
+from reports.blocks import Block, Column, Details, Figure, Heading, Mono, Span, Strong, Table, Text
 from reports.data import ReportData
-from reports.sections.summary import span
+from reports.sections.pareto import span
 from reports.terminal import in_order
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ def render(data: ReportData) -> list[Block]:
         return []
     methods = [comparison.methods[name] for name in in_order(comparison)]
     blocks: list[Block] = [Heading("Forgetting per benchmark"), _figure(data, methods, comparison.margin)]
-    blocks += [Heading("Share of the damage, and other ratios", 3), *_ratios(methods, comparison.baseline)]
     blocks += [Heading("How sure this is", 3), *_certainty(methods)]
     return blocks
 
@@ -90,59 +89,6 @@ def _change(name: Text, effect: Effect, general: bool) -> list[Text]:
         ("yes" if effect.within_margin else "not shown") if general else "",
         f"{table.count(change.n_items)} × {change.n_seeds}",
     ]
-
-
-# ---- ratios
-
-
-_FOUR = (
-    "With base B, baseline S and method M: retention is M / B; damage recovered is (M − S) / (B − S); relative gain is "
-    "the mean over benchmarks of (M − S) / S; pooled gain is the same as a ratio of sums. Papers call several of these "
-    "“improvement”. Intervals of ratios are Fieller’s."
-)
-
-
-def _ratios(methods: list[MethodResult], baseline: str) -> list[Block]:
-    """A table for each mean, and every reason why a ratio is not estimable."""
-    blocks: list[Block] = [Paragraph(_FOUR, "note")]
-    why: dict[str, list[str]] = {}
-    for kind, caption in (("general", "General mean"), ("domain", "Domain mean")):
-        named = {
-            "Retention": "retention",
-            "Damage recovered": "damage_recovered",
-            f"Against {baseline}, points": "vs_baseline",
-            "Relative gain": "relative_gain",
-            "Pooled gain": "pooled_gain",
-        }
-        if kind == "domain":
-            del named["Damage recovered"]
-        rows: list[list[Text]] = []
-        for method in methods:
-            if effect := getattr(method, f"{kind}_mean"):
-                cells = [_ratio(method, effect, field, baseline) for field in named.values()]
-                rows.append([Mono(method.name), *cells])
-                for title, field in named.items():
-                    estimate = getattr(effect, field)
-                    if not estimate.estimable and (field == "retention" or method.name != baseline):
-                        reason = f"{title}, {caption.lower()}: {estimate.note or table.NOT_ESTIMABLE}"
-                        why.setdefault(reason, []).append(method.name)
-        columns = [Column("Method"), *(Column(title, "right") for title in named)]
-        blocks.append(Table(columns, rows, caption))
-    items: list[Text] = [[f"{reason} (", *_listed(names), ")."] for reason, names in why.items()]
-    return [*blocks, *([Bullets(items)] if items else [])]
-
-
-def _ratio(method: MethodResult, effect: Effect, field: str, baseline: str) -> str:
-    estimate = getattr(effect, field)
-    if method.name == baseline and field != "retention":
-        return "the baseline"
-    if not estimate.estimable:
-        return table.NOT_ESTIMABLE
-    return table.points_interval(estimate) if field == "vs_baseline" else table.ratio_interval(estimate)
-
-
-def _listed(names: list[str]) -> list[Span]:
-    return [span for number, name in enumerate(names) for span in ((", ", Mono(name)) if number else (Mono(name),))]
 
 
 # ---- how sure

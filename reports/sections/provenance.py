@@ -1,6 +1,7 @@
 """Everything needed to do it again, and to see what was done: spec, versions, digests, prompts, seeds, judges."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,6 @@ def render(data: ReportData) -> list[Block]:
 
 
 def _run(data: ReportData, run: Mapping[str, Any]) -> list[Block]:
-    file = f"{data.spec.name}.yaml"
     resolved = data.spec.public()
     took = f"started {table.moment(run['started_at'])}, "
     if run["finished_at"]:
@@ -35,12 +35,15 @@ def _run(data: ReportData, run: Mapping[str, Any]) -> list[Block]:
     else:
         took += "not ended when this was made."
     again: list[Text] = [
-        ["To repeat it, save the spec below as ", Mono(file), " and run ", Mono(f"refinery run {file}"), "."],
         ["Last run ", Mono(run["id"][:12]), f": {took}"],
         f"The store holds {table.counted(len(data.runs), 'run')} of this spec; what stood was not made again.",
         ["Digest of the resolved spec: ", Mono(run["spec_digest"]), "."],
     ]
-    blocks: list[Block] = [Bullets(again)]
+    blocks: list[Block] = [
+        Paragraph("All that is needed to repeat the last run, to be pasted into a shell:"),
+        Code(repeat(data, run), "sh", copy=True),
+        Bullets(again),
+    ]
     if digest(resolved) != run["spec_digest"]:
         blocks.append(Paragraph(_OTHER_SPEC, "warning"))
     blocks.append(Details("The spec, as it was run", [Code(run["spec"], "yaml")]))
@@ -50,6 +53,42 @@ def _run(data: ReportData, run: Mapping[str, Any]) -> list[Block]:
         rows: list[list[Text]] = [[name, Mono(str(version))] for name, version in run["versions"].items()]
         blocks.append(Details("Versions", [Table([Column("Library"), Column("Version")], rows)]))
     return blocks
+
+
+OVERRIDE = "# --set "
+"""Begins a line under a stored spec for each override that it was run with (refinery/cli/run.py)."""
+
+
+def repeat(data: ReportData, run: Mapping[str, Any]) -> str:
+    """A script: the libraries in their versions, the spec as it was run, the command, and what must come out."""
+    file = f"{data.spec.name}.yaml"
+    lines = run["spec"].rstrip("\n").split("\n")
+    overrides = [line.removeprefix(OVERRIDE) for line in lines if line.startswith(OVERRIDE)]
+    text = "\n".join(line for line in lines if not line.startswith(OVERRIDE))
+    end = f"SPEC_{digest(text, 8)}"
+    libraries = [f"{name}=={version}" for name, version in run["versions"].items() if name != "python"]
+    command = ["refinery", "run", file, *(part for override in overrides for part in ("--set", override))]
+    told = [f"# Run {run['id'][:12]} of {table.moment(run['started_at'])}"]
+    told += [f"# Python {run['versions']['python']}"] if "python" in run["versions"] else []
+    install = [f"pip install {shlex.join(libraries)}"] if libraries else []
+    return "\n".join(
+        [*told, *install, f"cat > {shlex.quote(file)} <<'{end}'", text, end, shlex.join(command), *_expected(data, run)]
+    )
+
+
+def _expected(data: ReportData, run: Mapping[str, Any]) -> list[str]:
+    """What a repetition must find again, as comments."""
+    lines = [f"# expected: spec {run['spec_digest']}"]
+    source = next((step for step in data.steps if step.name == SOURCE), None)
+    lines += [f"# expected: source rows {source.fingerprint}"] if source else []
+    lines += [
+        f"# expected: model {model}" for model in sorted({m for s in data.steps for m in s.row["models"].values()})
+    ]
+    if data.base:
+        lines.append(f"# expected: base weights {data.base['fingerprint']}")
+    for name, rows in data.checkpoints.items():
+        lines += [f"# expected: {name} seed {row['seed']} {row['fingerprint']}" for row in rows]
+    return [" ".join(line.split()) for line in lines]
 
 
 _OTHER_SPEC = (

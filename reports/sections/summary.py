@@ -1,15 +1,12 @@
-"""The verdict in plain sentences, the comparison behind it, and what it does not show."""
+"""The verdict in three sentences with their evidence, the comparison behind it, and what it does not show."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from evals.panels import BASE
-from reports import plots, table
-from reports.blocks import Block, Bullets, Column, Figure, Heading, Mono, Paragraph, Span, Strong, Table, Text
+from reports import table
+from reports.blocks import Block, Bullets, Details, Heading, Paragraph, See, Span, Strong, Text
 from reports.data import ReportData
 from reports.terminal import comparison_table, in_order
 
@@ -40,9 +37,7 @@ def render(data: ReportData) -> list[Block]:
     measured = in_plane(comparison)
     blocks += verdict(comparison, measured)
     blocks += _cautions(data)
-    blocks.append(comparison_table(comparison))
-    blocks += [_tradeoff(data, comparison, measured)] if measured else []
-    return blocks
+    return [*blocks, comparison_table(comparison)]
 
 
 def in_plane(comparison: Comparison) -> list[Measured]:
@@ -83,28 +78,58 @@ def _cautions(data: ReportData) -> list[Block]:
 
 
 def verdict(comparison: Comparison, measured: list[Measured]) -> list[Block]:
-    """Who forgets least at matched accuracy, then one sentence a method."""
-    best = _headline(comparison, measured)
-    blocks: list[Block] = [Paragraph(best, "lead")] if best else []
-    return [*blocks, Bullets([_sentence(comparison, method) for method in measured])] if measured else blocks
-
-
-def _headline(comparison: Comparison, measured: list[Measured]) -> Text | None:
-    """The method that lost least among those that provably match the best domain mean."""
-    margin = table.margin_points(comparison.margin)
+    """What was learnt, what was forgotten and how sure that is, a sentence each; then one sentence a method."""
+    if not measured:
+        return []
+    each = Bullets([_sentence(comparison, method) for method in measured])
     matching = [method for method in measured if method.matches_best]
     if len(measured) < 2 or not matching:
-        return None
+        return [each]
     best = max(matching, key=lambda method: method.general.vs_base.value)
-    lead: list[Span] = [Strong(best.name), f" {_gains(best.domain)} and {_keeps(best.general)}"]
-    for other in measured:
-        if other.name == comparison.baseline != best.name:
-            lead += ["; ", Strong(other.name), f", the baseline, {_gains(other.domain)} and {_keeps(other.general)}"]
-            lead += _difference(best)
-    if len(matching) == 1:
-        return [*lead, f". No other method is provably within {margin} points of its domain accuracy."]
-    where = f". Of the {len(matching)} methods that are provably within {margin} points of the best domain accuracy, "
-    return [*lead, where, Strong(best.name), " forgets least."]
+    baseline = next((method for method in measured if method.name == comparison.baseline), None)
+    sentences = [
+        _learnt(comparison, best, len(matching)),
+        _forgotten(best, baseline, len(matching)),
+        _sure(comparison, best),
+    ]
+    return [Bullets(sentences, "lead"), Details("Each method in a sentence", [each], open=len(measured) <= 4)]
+
+
+def _learnt(comparison: Comparison, best: Measured, matching: int) -> Text:
+    """The method that lost least among those that provably match the best domain mean."""
+    margin = table.margin_points(comparison.margin)
+    if matching == 1:
+        rest = f", and no other method is provably within {margin} points of its domain accuracy"
+    else:
+        rest = f", one of the {matching} methods that are provably within {margin} points of the best domain accuracy"
+    return [Strong(best.name), f" {_gains(best.domain)}{rest} (", See("Gain against loss"), ")."]
+
+
+def _forgotten(best: Measured, baseline: Measured | None, matching: int) -> Text:
+    which = " forgets least of those: it " if matching > 1 else " "
+    text: list[Span] = [Strong(best.name), f"{which}{_keeps(best.general)}"]
+    if baseline and baseline.name != best.name:
+        text += ["; ", Strong(baseline.name), f", the baseline, {_keeps(baseline.general)}", *_difference(best)]
+    return [*text, " (", See("Forgetting per benchmark"), ")."]
+
+
+def _sure(comparison: Comparison, best: Measured) -> Text:
+    """How much data stands behind it, and where the best method looks worst."""
+    general, domain = best.general.vs_base, best.domain.vs_base
+    text = (
+        f"This rests on {table.counted(general.n_seeds, 'training')} a method, {table.count(domain.n_items)} domain "
+        f"and {table.count(general.n_items)} general items, by which its general change is known to "
+        f"{table.half_width(general)} points"
+    )
+    own = comparison.methods[best.name].general
+    if len(own) > 1:
+        name = min(own, key=lambda benchmark: own[benchmark].vs_base.value)
+        text += f"; the worst of its {len(own)} general benchmarks is {name} ({_points(own[name].vs_base)} points)"
+    return [f"{text} (", See("How sure this is"), ")."]
+
+
+def _points(change: Estimate) -> str:
+    return table.points_interval(change)
 
 
 def _difference(best: Measured) -> list[Span]:
@@ -114,8 +139,8 @@ def _difference(best: Measured) -> list[Span]:
         return []
     if change.low > 0 or change.high < 0:
         kept = f" keeps {table.amount(change)} points {'more' if change.value > 0 else 'less'} of it"
-        return [". Against the baseline, ", Strong(best.name), kept]
-    return [f". Their general skill cannot be told apart ({table.points_interval(change)} points)"]
+        return [", so that ", Strong(best.name), kept]
+    return [f"; their general skill cannot be told apart ({table.points_interval(change)} points)"]
 
 
 def _gains(effect: Effect) -> str:
@@ -172,46 +197,3 @@ def _recovery(share: Estimate, baseline: str) -> str:
         reason = share.note.removeprefix(f"{table.NOT_ESTIMABLE}: ")
         return f" The share of {baseline}’s damage that it recovers is {table.NOT_ESTIMABLE}: {reason}."
     return f" It recovers {table.ratio_interval(share)} of what {baseline} lost."
-
-
-# ---- the chart
-
-
-def _tradeoff(data: ReportData, comparison: Comparison, measured: list[Measured]) -> Figure:
-    points = []
-    rows: list[list[Text]] = []
-    for method in measured:
-        x, y = method.general.vs_base, method.domain.vs_base
-        seeds = seed_changes(data, method.name)
-        dots = [(100 * general, 100 * domain) for domain, general in seeds]
-        points.append(plots.Point(method.name, data.series(method.name), span(x), span(y), dots))
-        runs = "; ".join(f"{table.points(domain)} / {table.points(general)}" for domain, general in seeds)
-        rows.append([Mono(method.name), table.points_interval(y), table.points_interval(x), runs])
-    title = "What was gained and what was lost"
-    description = (
-        "Each method by its change of domain accuracy (up is better) and of the general mean (right is better)."
-    )
-    chart = plots.tradeoff("tradeoff", title, description, points, 100 * comparison.margin)
-    columns = [Column("Method"), Column("Domain, points", "right"), Column("General, points", "right")]
-    columns.append(Column("Single seeds, domain / general", "right"))
-    caption = (
-        "Changes against the base, which is the cross. Large marks are means over seeds with 95% intervals, faint ones "
-        "single seeds. Up and to the right is better; the shaded side lost more than "
-        f"{table.margin_points(comparison.margin)} points of general skill."
-    )
-    return Figure(title, description, chart, Table(columns, rows), caption)
-
-
-def span(estimate: Estimate) -> plots.Span:
-    """A change in points, for drawing; no end lies beyond ±100."""
-    return plots.Span(100 * estimate.value, 100 * max(estimate.low, -1.0), 100 * min(estimate.high, 1.0))
-
-
-def seed_changes(data: ReportData, method: str) -> list[tuple[float, float]]:
-    """(domain, general) change against the base of each single seed: unweighted means over benchmarks."""
-    found: list[list[float]] = []
-    for kind in ("domain", "general"):
-        own = [p for p in data.panels if p.kind == kind and method in p.values]
-        changes = [p.values[method].mean(1) - p.values[BASE].mean() for p in own]
-        found.append(np.mean(changes, axis=0).tolist() if changes else [])
-    return list(zip(found[0], found[1], strict=False))

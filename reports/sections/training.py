@@ -12,8 +12,15 @@ METRICS = {
     "sft_loss": ("cross-entropy", False),
     "kl_loss": ("divergence from teacher", False),
     "lambda": ("λ", True),
+    "replay_loss": ("loss on replayed rows", False),
+    "penalty": ("penalty", False),
     "coverage": ("coverage of top K", False),
+    "entropy": ("entropy of rollouts", False),
+    "rollout_length": ("length of rollouts", False),
+    "forward_kl": ("KL from the base, its answers", False),
+    "reverse_kl": ("KL from the base, own answers", False),
     "grad_norm": ("gradient norm", False),
+    "gradient_cosine": ("cosine of the two gradients", False),
 }
 """What is drawn, where a method logged it: title, logarithmic."""
 

@@ -19,6 +19,7 @@ from refinery.records import Example, Outcome, Sample, Score, digest
 from refinery.spec import EvaluateSpec, MethodSpec, ModelSpec, SourceSpec, Spec, StepSpec, TrainSpec, fingerprints
 from refinery.spec_types import OpParams
 from refinery.store import Store
+from reports import html
 
 SPEC = """\
 # Run: refinery run toy.yaml
@@ -62,7 +63,7 @@ BASE = "base" * 8
 ALLOWED = set(
     "html head meta title style body a header h1 h2 h3 h4 div p nav ol ul li main section strong code bdi pre table "
     "caption thead tbody tr th td span figure figcaption details summary svg desc defs g path use text clippath rect "
-    "pattern em blockquote".split()
+    "pattern em blockquote script button noscript label select option input".split()
 )
 
 
@@ -74,6 +75,7 @@ class Page(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.attributes: list[tuple[str, str, str | None]] = []
         self.text: list[str] = []
+        self.scripts: list[str] = []
         self._open: list[str] = []
         self.feed(text)
         self.close()
@@ -82,7 +84,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
         self.attributes += [(tag, key, value) for key, value in attrs]
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "input"):
             self._open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -93,11 +95,15 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
+        if self._open and self._open[-1] == "script":
+            self.scripts.append(data)
+        else:
+            self.text.append(data)
 
     def check_harmless(self) -> None:
         """Nothing in it runs, and nothing is fetched."""
         assert set(self.tags) <= ALLOWED
+        assert self.scripts in ([], [html.script()])  # the page's own, whole and alone
         for tag, key, value in self.attributes:
             assert not key.startswith("on") and key not in ("src", "srcset", "action", "xlink:href"), (tag, key, value)
             assert key != "href" or (value or "").startswith("#"), (tag, value)

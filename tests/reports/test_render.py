@@ -89,7 +89,7 @@ def test_a_page_names_its_sections_once_each(read_page: Any) -> None:
     blocks = [Heading("Same"), Paragraph("a"), Heading("Same"), Heading("مرحبا"), Heading("Same", 3)]
     page = read_page(html.render("t", [], blocks))
     ids = [value for _, key, value in page.attributes if key == "id"]
-    assert set(ids) == {"content", "same", "same-2", "section", "same-3"}
+    assert set(ids) == {"content", "theme", "same", "same-2", "section", "same-3"}
     assert len(ids) == len(set(ids))
     links = [value for tag, key, value in page.attributes if key == "href"]
     assert {link for link in links if link} <= {f"#{i}" for i in ids}
@@ -154,7 +154,7 @@ def test_every_stand_in_colour_has_its_variable_in_the_style_sheet() -> None:
     from importlib.resources import files
 
     style = files("reports").joinpath("style.css").read_text("utf-8")
-    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    light, dark = style.split("@media screen and (prefers-color-scheme: dark)")
     for variable in svg.VARIABLES.values():
         assert f"{variable}:" in light and f"{variable}:" in dark.split("}\n}")[0], variable
     assert "@import" not in style and "url(" not in style

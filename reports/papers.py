@@ -1,0 +1,279 @@
+"""The papers' tables with our runs in them: what they print, what we measured, and blanks where we have no run.
+
+A method of ours stands in a paper's row where it is that method on that kind of data; a benchmark of ours stands in a
+paper's column where it is that benchmark. Models and domains that the paper does not have get rows of their own, so
+that nothing is filled in by likeness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from evals.panels import BASE, Panel, Panels
+from refinery.errors import UserError, did_you_mean
+from reports import across, table
+from reports.blocks import Block, Column, Heading, Mono, Paragraph, Table, Text
+from reports.data import ReportData
+from reports.published import PAPERS, RAFT_1, RAFT_2, RAFT_HEADLINE, Published
+
+if TYPE_CHECKING:
+    from evals.forgetting import Comparison, Effect, Estimate
+
+BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "IFEval": ("ifeval",),
+    "MS-Bench": ("dialogue_judged",),
+    "HellaSwag": ("hellaswag",),
+    "HumanEval": ("humaneval",),
+    "MMLU": ("mmlu",),
+    "TruthfulQA": ("truthfulqa_mc2", "truthfulqa_mc1", "truthfulqa"),
+    "Winogrande": ("winogrande",),
+    "Strict": ("knowledge_direct",),
+    "OOD": ("knowledge_indirect",),
+}
+"""A paper's column to our benchmarks that are the same thing; dialogue_judged only in kind: no one knows how the paper
+sampled MS-Bench, which has no test split of its own."""
+
+DOMAIN = ("D-Acc", "New task", "Accuracy")
+"""Columns that are the mean of the spec's domain benchmarks."""
+
+PRIOR = "Prior mean"
+"""The mean of the paper's own six: filled where exactly those are the spec's general benchmarks."""
+
+
+def tables(paper: str, reports: Sequence[ReportData]) -> list[Block]:
+    """Every table of the paper, each with ours in it."""
+    if paper not in PAPERS:
+        raise UserError(f'no paper "{paper}"{did_you_mean(paper, PAPERS)}; there are: {", ".join(PAPERS)}')
+    blocks: list[Block] = [Heading(f"The tables of {paper.upper()}"), Paragraph(_HOW, "note")]
+    for published in PAPERS[paper]:
+        together = published is RAFT_1
+        blocks += [Heading(published.title, 3), _table(published, _runs(published, reports, together))]
+    return [*blocks, *(_headline(reports) if paper == "raft" else [])]
+
+
+_HOW = (
+    "Paper: as printed there, without intervals. Ours: measured by the specs given, with 95% intervals over seeds and "
+    "items. A blank is a figure that the paper does not print or a run that we do not have. Models, data, judges and "
+    "benchmark versions differ from the paper's unless the row says otherwise."
+)
+
+
+# ---- which of our methods is which row
+
+
+def arm(data: ReportData, name: str) -> str | None:
+    """What the papers call this method of ours, or None where they have no such thing."""
+    assert data.spec.train is not None
+    described = data.spec.train.methods[name]
+    ops = _ops(data, described.data or data.spec.train.data)
+    fused, rewritten = "fuse" in ops, "rewrite" in ops
+    match described.method:
+        case "sft":
+            return "Fused + SFT" if fused else "SDFT-2024" if rewritten else "SFT"
+        case "raft":
+            return "RAFT" if fused else None
+        case "reinvoke":
+            return "SFT + re-invoke" if not ops else None
+        case "sdft" | "dft" | "cpt" if not ops:
+            return {"sdft": "SDFT-2026", "dft": "DFT", "cpt": "CPT"}[described.method]
+        case "opd":
+            return "On-policy"
+        case "fapm":
+            return "FAPM"
+    return None
+
+
+def _ops(data: ReportData, name: str) -> set[str]:
+    """The operations behind a step that write text."""
+    found, waiting = set(), [name]
+    while waiting:
+        step = data.spec.graph.get(waiting.pop())
+        if step is not None:
+            found.add(step.op)
+            waiting += step.upstream
+    return found & {"rewrite", "fuse", "generate", "self_first", "demonstrate"}
+
+
+def _row(published: Published, ours: str) -> str:
+    """Our arm as this table calls it: both papers say SDFT and mean two things."""
+    if published is RAFT_2:
+        return {"SFT": "Raw + SFT"}.get(ours, ours)
+    return {"SDFT-2024": "SDFT"}.get(ours, ours) if published is RAFT_1 else {"SDFT-2026": "SDFT"}.get(ours, ours)
+
+
+# ---- our runs
+
+
+Run = tuple[str, str, "Comparison", dict[str, str]]
+"""Model, what else names the row, the comparison with arms for methods, and arm to the methods' names."""
+
+
+def _runs(published: Published, reports: Sequence[ReportData], together: bool) -> list[Run]:
+    """One a model where specs are pooled (Table 1 of RAFT is a mean over domains), else one a spec."""
+    measured = [data for data in reports if data.comparison is not None and data.spec.train is not None]
+    groups: dict[str, list[ReportData]] = {}
+    for data in measured:
+        groups.setdefault(data.spec.model if together else data.label, []).append(data)
+    wanted = {row for _, row in published.rows}
+    runs = []
+    for group in groups.values():
+        kept, names = _renamed(published, group, wanted)
+        arms = list(names)
+        if not arms:
+            continue
+        from evals.forgetting import pool
+
+        baseline = next((each for each in arms if each.endswith("SFT")), arms[0])
+        comparison = pool(kept, baseline=baseline, margin=group[0].spec.report.margin)
+        what = f"{len(group)} specs" if len(group) > 1 else group[0].label
+        runs.append((group[0].spec.model, what, comparison, names))
+    return runs
+
+
+def _renamed(
+    published: Published, group: Sequence[ReportData], wanted: set[str]
+) -> tuple[dict[str, Panels], dict[str, str]]:
+    """Panels with the paper's names for methods. Of several methods of ours that are one row, the first one's."""
+    panels, _ = across.comparable(group)
+    kept: dict[str, Panels] = {}
+    names: dict[str, str] = {}
+    for data in group:
+        own: dict[str, str] = {}
+        for name in data.checkpoints:
+            called = arm(data, name)
+            row = _row(published, called) if called else ""
+            if row in wanted and row not in own:
+                own[row] = name
+        names |= {row: name for row, name in own.items() if row not in names}
+        kept[data.label] = Panels([_only(panel, own) for panel in panels[data.label]], [])
+    return kept, names
+
+
+def _only(panel: Panel, own: Mapping[str, str]) -> Panel:
+    arms = {row: panel.values[name] for row, name in own.items() if name in panel.values}
+    return replace(panel, values={BASE: panel.values[BASE], **arms})
+
+
+# ---- the table
+
+
+def _table(published: Published, runs: Sequence[Run]) -> Table:
+    columns = [Column("Model or task"), Column("Method")]
+    for name in published.columns:
+        columns += [Column(f"{name}, paper", "right"), Column(f"{name}, ours", "right")]
+    rows: list[list[Text]] = []
+    used = set()
+    for (group, row), figures in published.rows.items():
+        fitting = [run for run in runs if _same_model(run[0], group)]
+        used |= {id(run) for run in fitting}
+        ours = _ours(published, fitting[0], row) if fitting else {}
+        cells = [cell for name in published.columns for cell in (table.published(figures[name]), ours.get(name, ""))]
+        rows.append([group, row, *cells])
+    for run in runs:
+        if id(run) in used:
+            continue
+        for row in ["Base", *run[3]]:
+            ours = _ours(published, run, row)
+            cells = [cell for name in published.columns for cell in ("", ours.get(name, ""))]
+            what: Text = row if row == "Base" else [row, " (", Mono(run[3][row]), ")"]
+            rows.append([f"ours: {run[0]}, {run[1]}", what, *cells])
+    note = f"{published.cite}. {published.note}".strip()
+    lacking = "" if runs else " None of the specs given has a run for it."
+    return Table(columns, rows, note=note + lacking, name=_name(published))
+
+
+def _name(published: Published) -> str:
+    return published.title.partition(":")[0].replace(", ", "-").replace(" ", "-").lower()
+
+
+def _same_model(ours: str, group: str) -> bool:
+    """Whether our model is the paper's: its name begins with the paper's name for it, suffixes of tuning apart."""
+    name = ours.rpartition("/")[2].lower()
+    wanted = group.partition(",")[0].lower()
+    return name == wanted or name.removesuffix("-instruct") == wanted
+
+
+def _ours(published: Published, run: Run, row: str) -> dict[str, str]:
+    """Column to our figure; what was not measured is missing."""
+    found = {}
+    for name in published.columns:
+        score = _score(run[2], row, _find(name, published))
+        if score is not None and score.estimable:
+            found[name] = table.score_interval(score)
+    return found
+
+
+def _find(column: str, published: Published) -> Callable[[object], Effect | None]:
+    """How to get a column's effect from a method's result."""
+
+    def get(method: object) -> Effect | None:
+        general, domain = getattr(method, "general"), getattr(method, "domain")  # noqa: B009
+        if column in DOMAIN:
+            return getattr(method, "domain_mean")  # noqa: B009
+        if column == PRIOR:
+            wanted = [BENCHMARKS[name] for name in published.columns if name in BENCHMARKS]
+            same = len(general) == len(wanted) and all(any(b in general for b in names) for names in wanted)
+            return getattr(method, "general_mean") if same else None  # noqa: B009
+        return next((e for b in BENCHMARKS.get(column, ()) if (e := general.get(b) or domain.get(b))), None)
+
+    return get
+
+
+def _score(comparison: Comparison, row: str, get: Callable[[object], Effect | None]) -> Estimate | None:
+    if row == "Base":
+        effects = [effect for method in comparison.methods.values() if (effect := get(method))]
+        return effects[0].base if effects else None
+    method = comparison.methods.get(row)
+    effect = get(method) if method else None
+    return effect.score if effect else None
+
+
+# ---- what RAFT's headline means
+
+
+def _headline(reports: Sequence[ReportData]) -> list[Block]:
+    """The abstract's three percentages, the four things that could be meant, and the same four of our runs."""
+    rows: list[list[Text]] = []
+    for name, printed in RAFT_HEADLINE.items():
+        four = four_versions(name)
+        shown = [
+            table.published(v) for v in (printed, four["relative"], four["recovered"], four["points"], four["pooled"])
+        ]
+        rows.append([f"paper: {name}", *shown])
+    for model, what, comparison, _ in _runs(RAFT_1, reports, True):
+        method = comparison.methods.get("RAFT")
+        if method is None or comparison.baseline != "SFT":
+            continue
+        for name in RAFT_HEADLINE:
+            effect = _find(name, RAFT_1)(method)
+            if effect is not None:
+                four_ours = (effect.relative_gain, effect.damage_recovered)
+                cells = [table.ratio_interval(e) if e.estimable else table.NOT_ESTIMABLE for e in four_ours]
+                cells.append(table.points_interval(effect.vs_baseline))
+                pooled = effect.pooled_gain
+                cells.append(table.ratio_interval(pooled) if pooled.estimable else table.NOT_ESTIMABLE)
+                rows.append([f"ours: {model}, {what}: {name}", "", *cells])
+    titles = ("Abstract", "Mean relative gain", "Damage recovered", "Points", "Pooled gain")
+    columns = [Column("Score"), *(Column(title, "right") for title in titles)]
+    note = (
+        "RAFT against SFT. The paper's four are computed from its Table 1, as unweighted means over its backbones "
+        "(damage recovered where SFT did any; of D-Acc it has no meaning): the abstract's “recovering” is a mean "
+        "relative gain of the score, not a share of the damage."
+    )
+    return [Heading("What the headline of RAFT means", 3), Table(columns, rows, note=note, name="raft-headline")]
+
+
+def four_versions(column: str) -> dict[str, float | None]:
+    """Of the paper's Table 1, in percent: RAFT against SFT, as each of the four things that "improvement" may mean."""
+    backbones = list(dict.fromkeys(group for group, _ in RAFT_1.rows))
+    of = [[RAFT_1.rows[b, row][column] or 0.0 for row in ("Base", "SFT", "RAFT")] for b in backbones]
+    n = len(of)
+    recovered = [100 * (raft - sft) / (base - sft) for base, sft, raft in of if base > sft]
+    return {
+        "relative": sum(100 * (raft - sft) / sft for _, sft, raft in of) / n,
+        "recovered": sum(recovered) / n if len(recovered) == n else None,
+        "points": sum(raft - sft for _, sft, raft in of) / n,
+        "pooled": 100 * (sum(raft for *_, raft in of) / sum(sft for _, sft, _ in of) - 1),
+    }
