@@ -71,7 +71,7 @@ def test_two_names_for_one_model_open_it_once(tmp_path: Path, monkeypatch: pytes
         async def close(self) -> None:
             closed.append(self.name)
 
-    def open_model(_: ModelSpec, name: str) -> Any:
+    def open_model(_: ModelSpec, name: str, known: str = "") -> Any:
         opened.append(name)
         return Model(name)
 

@@ -46,7 +46,7 @@ class Fakes:
     def __init__(self):
         self.asked, self.fail = Counter(), lambda text, nth: None
 
-    def open_model(self, spec, name=""):
+    def open_model(self, spec, name="", known=""):
         return FakeModel(models.identity(spec), self)
 
     def encoder(self, name):

@@ -105,7 +105,7 @@ class Project:
 @pytest.fixture
 def writer(monkeypatch):
     found = Writer()
-    monkeypatch.setattr(models, "open_model", lambda spec, name="": found)
+    monkeypatch.setattr(models, "open_model", lambda spec, name="", known="": found)
     monkeypatch.setattr(services, "Encoder", lambda name: found)
     return found
 
@@ -342,7 +342,7 @@ def test_an_operation_that_loses_or_repeats_rows_is_stopped(tmp_path, writer, mo
         project.run()
     assert not stands(project.store, project.fingerprint("part")) and not writer.asked
     monkeypatch.undo()
-    monkeypatch.setattr(models, "open_model", lambda spec, name="": writer)
+    monkeypatch.setattr(models, "open_model", lambda spec, name="", known="": writer)
     project.run()
     assert sum(project.counts["part"].values()) == 10
 

@@ -240,7 +240,7 @@ class Writer:
 @pytest.fixture
 def writer(monkeypatch):
     found = Writer()
-    monkeypatch.setattr(models, "open_model", lambda spec, name="": found)
+    monkeypatch.setattr(models, "open_model", lambda spec, name="", known="": found)
     return found
 
 
