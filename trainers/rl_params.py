@@ -78,7 +78,7 @@ class RlParams(TrainParams):
 
     # loss
     loss_type: Literal["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
-    """How the tokens' losses are averaged and the ratio is bounded; grpo is the paper's mean over each rollout first."""
+    """How tokens' losses are averaged and the ratio is bounded; grpo is the paper's, each rollout's mean first."""
     beta: float = Field(0.0, ge=0)
     """Weight of the KL divergence from the model before training (its k3 estimate); 0 keeps no reference model."""
     epsilon: float = Field(0.2, gt=0)

@@ -1,8 +1,8 @@
 """A mapper that adapts demonstrations to the model that will learn from them, trained by reinforcement (DART,
 arXiv:2605.26924): it sees the question and a demonstration and writes one that the target itself would rather say.
 
-The paper's reward, prompts and settings are not public to us. The reward is a formulation of ours along the lines of its
-abstract (equations in trainers/rewards/dart.py), and so is the prompt; GRPO is as in trainers/rl.py.
+The paper's reward, prompts and settings are not public to us. The reward is a formulation of ours along the lines of
+its abstract (equations in trainers/rewards/dart.py), and so is the prompt; GRPO is as in trainers/rl.py.
 
     dart_public    what the abstract names: alignment with the target, and penalties for cheating
     dart_robust    half of it learnability (RLT, arXiv:2506.08388), and every penalty there is
@@ -32,9 +32,8 @@ VERSION = 1
 
 SCALED = 512
 """Rows whose original demonstrations give the scale of the alignment, at most."""
-OWN = 256
-"""Rows for which the target is asked for an answer of its own, at most, and how many right ones it takes for a bound."""
-ENOUGH = 20
+OWN, ENOUGH = 256, 20
+"""Rows for which the target is asked for an answer of its own, at most, and right ones that it takes for a bound."""
 
 
 class Params(RewriterParams):
@@ -67,8 +66,8 @@ class Params(RewriterParams):
     skip_cost: float = Field(0.0, ge=0)
     """Fewer than half of the original's numbers are still there."""
     easy_cost: float = Field(0.0, ge=0)
-    """It is likelier than 95% of the target's own right answers. Needs 20 of those among 256 rows; without them there is
-    no such penalty, which the manifest says (easy_bound)."""
+    """It is likelier than 95% of the target's own right answers. Needs 20 of those among 256 rows; without them there
+    is no such penalty, which the manifest says (easy_bound)."""
     banned: tuple[str, ...] = rewrite.DART_BANNED
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -180,7 +179,9 @@ class _Judge:
             self.run.notes["easy_bound"] = self.bound
         self.run.notes["alignment_scale"] = self.scale
 
-    def _learnabilities(self, texts: Sequence[str], of: Sequence[Any], gates: Sequence[bool | None]) -> dict[int, float]:
+    def _learnabilities(
+        self, texts: Sequence[str], of: Sequence[Any], gates: Sequence[bool | None]
+    ) -> dict[int, float]:
         """L of the rewrites that pass the gate and hold the answer as it is written, by their place in `texts`."""
         from trainers.rewards.dart import learnability
         from trainers.rewards.texts import places

@@ -1,4 +1,4 @@
-"""Reinforcement learning of the target itself: group relative policy optimisation (arXiv:2402.03300) on the answer check.
+"""Reinforcement learning of the model itself: group relative policy optimisation (arXiv:2402.03300) on its answers.
 
     r = w_answer · [the rollout gives the row's answer] + w_format · [it has the format] - w_overlong · overlong
 
@@ -95,7 +95,11 @@ def build(run: Run) -> Any:
                 right, shaped = compare(check, text, reference).agrees, _has_format(text, params.format)
                 room = min(params.overlong_tokens or 0, limit)
                 cost = overlong(len(ids), limit, room) if room else 0.0
-                found = {"answer": right, "format": shaped if params.format else None, "overlong": cost if room else None}
+                found = {
+                    "answer": right,
+                    "format": shaped if params.format else None,
+                    "overlong": cost if room else None,
+                }
                 for name, value in found.items():
                     made.told[name] += [] if value is None else [float(value)]
                 known = right is not None and shaped is not None

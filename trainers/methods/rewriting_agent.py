@@ -36,8 +36,8 @@ VERSION = 1
 VARIABLES = ("reference", "candidate")
 
 JUDGE_PROMPT = """\
-You check solutions. Below are a problem, the final answer that is known to be right, and a solution. Is the reasoning of \
-the solution sound, and does it lead to that answer?
+You check solutions. Below are a problem, the final answer that is known to be right, and a solution. Is the reasoning \
+of the solution sound, and does it lead to that answer?
 
 Problem:
 {{ question }}
@@ -80,8 +80,8 @@ class Params(RewriterParams):
     alignment: Literal["sigmoid", "rank", "raw"] = "sigmoid"
     """Of the likelihood within the group (sigmoid is the paper's), or the mean log-likelihood itself."""
     spread: Literal["none", "rank", "minmax", "zscore"] = "none"
-    """How diversity is scaled within the group. As it is (none, the paper's) it is almost inert: of ten members the most
-    different one gains some hundredths."""
+    """How diversity is scaled within the group. As it is (none, the paper's) it is almost inert: of ten members the
+    most different one gains some hundredths."""
     qa_style: Literal["chat", "plain"] = "chat"
     """What comes before the rewrite when its likelihood is taken: the question in the model's chat template, or as
     plain text."""
@@ -93,7 +93,7 @@ class Params(RewriterParams):
     judge_prompt: Template = JUDGE_PROMPT
     """Over an example's fields, `reference` and `candidate`; must lead to YES or NO."""
     judge_unknown: Literal["strict", "lenient"] = "strict"
-    """Where the vocabulary writes neither YES nor NO as one token: refuse to train, or take every reasoning for sound."""
+    """Where the vocabulary writes YES or NO never as one token: refuse to train, or take every reasoning for sound."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
@@ -185,7 +185,10 @@ class _Judge:
         if not self.judging:
             return found
         wanted = [
-            (g, i) for g, group in enumerate(groups) for i in range(len(group.texts)) if self.how.gate == "soft" or answers[g][i]
+            (g, i)
+            for g, group in enumerate(groups)
+            for i in range(len(group.texts))
+            if self.how.gate == "soft" or answers[g][i]
         ]
         prompts = [self._asked(groups[g].place, groups[g].texts[i]) for g, i in wanted]
         probs = self.target.next_probs(prompts, [*self.yes, *self.no])

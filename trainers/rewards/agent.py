@@ -11,8 +11,8 @@ D(S) the mean of (1 - cos)/2 over all pairs of S. With the hard gate (the paper'
 With the soft gate r_k = a · v_ans + b · v_rea + λ_dist · dist_k + λ_div · div_k, F being all that say anything; with
 none the first two terms are absent too.
 
-The released code adds ε to σ twice, which is of no consequence and not done here. Its training loop hands it one rewrite
-at a time, whereupon dist_k is 1/2 and div_k is 0 always: here a reward is only ever computed of a whole group.
+The released code adds ε to σ twice, which is of no consequence and not done here. Its training loop hands it one
+rewrite at a time, whereupon dist_k is 1/2 and div_k is 0 always: here a reward is only ever computed of a whole group.
 """
 
 import math
