@@ -30,7 +30,8 @@ def describe(tasks: Mapping[str, Any], subject: Any, settings: EvaluateSpec) -> 
     """Setting to value. `subject` is the checkpoint as the harness knows it: tokenizer, dtype, device, generation."""
     limits = [max_tokens(task) for task in tasks.values() if task.OUTPUT_TYPE == "generate_until"]
     first = next(iter(tasks.values()))
-    template = subject.tokenizer.chat_template
+    primary = getattr(first, "primary", "") or next(iter(first._metric_fn_list))
+    template = subject.tokenizer.chat_template if chats(tasks) else None
     return {
         "harness": f"lm-eval {importlib.metadata.version('lm-eval')}",
         "task": digest([task_digest(task) for task in tasks.values()]),
@@ -44,8 +45,13 @@ def describe(tasks: Mapping[str, Any], subject: Any, settings: EvaluateSpec) -> 
         "max_tokens": max(limits, default=None),
         "limit": settings.limit,
         "generation": {key: subject.generation[key] for key in SHAPING if subject.generation.get(key) is not None},
-        "primary_metric": results.label(next(iter(first._metric_fn_list)), first._filters[0].name),
+        "primary_metric": results.label(primary, first._filters[0].name),
     }
+
+
+def chats(tasks: Mapping[str, Any]) -> bool:
+    """Are prompts put into the model's chat template, where it has one?"""
+    return all(getattr(task, "chat", True) for task in tasks.values())
 
 
 def max_tokens(task: Any) -> int:

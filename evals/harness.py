@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from evals import fingerprints, results
+from evals import fingerprints, offline, results
+from evals.benchmarks._tasks import Changed
 from evals.memory import Memory
 from refinery import catalog, taskfiles
 from refinery.errors import UserError, did_you_mean
@@ -34,14 +35,16 @@ def evaluate(
     store: Store,
     heldout: Sequence[Example] | None = None,
     select: SelectSpec | None = None,
+    judge: Any | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Score]:
     """Every metric of one checkpoint on each benchmark, from the store where it stands there.
 
     `checkpoint` names the weights in the store, `model_path` is where they are. `heldout` are the source's rows and
-    `select` how answers to them are judged, for the benchmarks heldout and heldout_validation. `progress` is told a
-    benchmark, how many of its requests have an answer, and how many there are. UserError where a benchmark does not
-    exist, its data cannot be had, or it would run code that the settings do not allow.
+    `select` how answers to them are judged, for the benchmarks heldout and heldout_validation; `judge` grades where a
+    model does (evals/judging.py). `progress` is told a benchmark, how many of its requests have an answer, and how many
+    there are. UserError where a benchmark does not exist, its data cannot be had, or it would run code that the
+    settings do not allow.
     """
     settings, select = settings or EvaluateSpec(), select or SelectSpec()
     standing = store.scores(checkpoint=checkpoint)
@@ -49,8 +52,8 @@ def evaluate(
     scores = []
     with results.Writer(store) as writer:
         for benchmark in benchmarks:
-            with _as_lm_eval_alone():
-                tasks = _tasks(benchmark, settings, heldout, select)
+            with _as_lm_eval_alone(), offline.nothing_fetched(settings.run_code):
+                tasks = _tasks(benchmark, settings, heldout, select, judge)
                 _limit_answers(tasks, subject, settings)
                 described = fingerprints.describe(tasks, subject, settings)
                 fingerprint = digest(described)
@@ -60,6 +63,7 @@ def evaluate(
                     with Memory(subject.lm, notes, partial(progress, benchmark) if progress else None) as lm:
                         raw = _run(lm, tasks, subject, settings)
                     described["prompts_cut"] = _prompts_cut(tasks, subject)
+                    described |= (next(iter(tasks.values())).config.metadata or {}).get("told", {})
                     found, samples = results.rows(raw, checkpoint, benchmark, fingerprint, described)
                     writer.add(found, samples, notes)
             scores += found
@@ -118,23 +122,31 @@ def _end_at_the_chat_end(model: Any, tokenizer: Any) -> None:
 
 
 def _tasks(
-    benchmark: str, settings: EvaluateSpec, heldout: Sequence[Example] | None, select: SelectSpec
+    benchmark: str, settings: EvaluateSpec, heldout: Sequence[Example] | None, select: SelectSpec, judge: Any
 ) -> dict[str, Any]:
     """The lm-eval tasks of one benchmark: one, or several where it is a group such as mmlu."""
     if benchmark.endswith((".yaml", ".yml")):
         return _load_file(benchmark, settings.allow_code)
-    module = catalog.benchmarks().get(benchmark)
+    module = "own" if benchmark in settings.own else catalog.benchmarks().get(benchmark)
     source = benchmark if module is None else catalog.module(catalog.BENCHMARKS, module).task(
-        benchmark, examples=heldout, select=select
+        benchmark, settings=settings, examples=heldout, select=select, judge=judge
     )  # fmt: skip
-    if isinstance(source, dict):
-        return {benchmark: _chat_task(source)}
-    tasks = _load(str(source), named=isinstance(source, str))
-    if not settings.allow_code and any(getattr(task, "UNSAFE_CODE", False) for task in tasks.values()):
-        raise UserError(
-            f"benchmark {benchmark} runs code that the model writes: set evaluate.allow_code: true to let it"
-        )
+    if isinstance(source, dict | list):
+        configs = source if isinstance(source, list) else [source]
+        tasks = {config["task"]: _configured(config) for config in configs}
+    else:
+        tasks = _load(str(source), named=isinstance(source, str))
+    if any(getattr(task, "UNSAFE_CODE", False) for task in tasks.values()):
+        _may_run_code(benchmark, settings)
     return tasks
+
+
+def _may_run_code(benchmark: str, settings: EvaluateSpec) -> None:
+    """Only HumanEval's and MBPP's families are known to run their programs through `code_eval` alone."""
+    known = benchmark.startswith(("humaneval", "mbpp"))
+    if not settings.run_code or not (known or settings.run_code == "unsandboxed"):
+        mode = "true" if known else "unsandboxed"
+        raise UserError(f"benchmark {benchmark} runs code that the model writes: evaluate.run_code: {mode} lets it")
 
 
 def _load_file(path: str, allow_code: bool) -> dict[str, Any]:
@@ -150,7 +162,8 @@ def _load(source: str, named: bool) -> dict[str, Any]:
     """Tasks by their own name (`named`, from all that lm-eval knows) or from a file; kept for the next checkpoint."""
     manager = _index() if named else _manager(include_defaults=False)
     try:
-        tasks = manager.load([source])["tasks"]
+        with offline.loading():
+            tasks = manager.load([source])["tasks"]
     except KeyError:
         known = [*catalog.benchmarks(), *_index().all_tasks]
         raise UserError(f"there is no benchmark {source}{did_you_mean(source, known)}") from None
@@ -196,19 +209,48 @@ def _refuse_metric_scripts(path: Path) -> None:
             )
 
 
-def _chat_task(config: dict[str, Any]) -> Any:
-    """A task whose items are whole chats, in the column `messages`."""
+def _configured(config: dict[str, Any]) -> Any:
+    """A task of ours (evals/benchmarks/_tasks.py). Items with a column `messages` are whole chats."""
     from lm_eval.api.task import ConfigurableTask
 
     class ChatTask(ConfigurableTask):
-        def fewshot_context(self, doc: dict, *_: Any, chat_template: Callable | None = None, **__: Any) -> str:
+        def fewshot_context(self, doc: dict, *args: Any, chat_template: Callable | None = None, **options: Any) -> Any:
+            if "messages" not in doc:
+                return super().fewshot_context(doc, *args, chat_template=chat_template, **options)
             if chat_template is None:
                 return "\n\n".join(turn["content"] for turn in doc["messages"]) + "\n\n"
             return chat_template(doc["messages"])
 
-    task = ChatTask(config=config)
+    config = dict(config)
+    chat, primary = config.pop("chat", True), config.pop("primary", "")
+    try:
+        with offline.loading():
+            config = _as_lm_eval_has_it(config) if "include" in config else config
+            config["metric_list"] = sorted(config["metric_list"], key=lambda each: each["metric"] != primary)
+            task = ChatTask(config=config)
+    except (OSError, ImportError) as error:
+        raise UserError(f"benchmark {config['task']}: {str(error).strip().splitlines()[0]}") from error
+    task.chat, task.primary = chat, primary
     _prepare(task)
     return task
+
+
+def _as_lm_eval_has_it(config: dict[str, Any]) -> dict[str, Any]:
+    """What the file under `include`, one of lm-eval's own tasks, says, with the other keys put over it."""
+    from lm_eval import tasks
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    theirs = load_yaml(Path(tasks.__file__).parent / config["include"])
+    ours = {
+        key: value.by(theirs.get(key)) if isinstance(value, Changed) else value
+        for key, value in config.items()
+        if key != "include"
+    }
+    merged = theirs | ours | {"metadata": {**theirs.get("metadata", {}), **ours.get("metadata", {})}}
+    splits = merged["metadata"].get("splits")
+    for key in ("training_split", "validation_split", "test_split", "fewshot_split") if splits else ():
+        merged[key] = merged.get(key) if merged.get(key) in splits else None
+    return merged
 
 
 def _limit_answers(tasks: dict[str, Any], subject: _Subject, settings: EvaluateSpec) -> None:
@@ -230,9 +272,9 @@ def _run(lm: Any, tasks: dict[str, Any], subject: _Subject, settings: EvaluateSp
         {"tasks": tasks},
         limit=settings.limit,
         bootstrap_iters=0,  # intervals are ours
-        apply_chat_template=subject.tokenizer.chat_template is not None,
+        apply_chat_template=subject.tokenizer.chat_template is not None and fingerprints.chats(tasks),
         fewshot_as_multiturn=True,
-        confirm_run_unsafe_code=settings.allow_code,
+        confirm_run_unsafe_code=bool(settings.run_code),
     )
 
 

@@ -36,6 +36,11 @@ def wrong_reads(module: ModuleType, op: str, given: int) -> str | None:
     return None
 
 
+def suites() -> dict[str, tuple[str, ...]]:
+    """Every suite's name and the benchmarks it stands for."""
+    return dict(module(BENCHMARKS, "_suites").SUITES)
+
+
 @lru_cache(maxsize=1)
 def benchmarks() -> dict[str, str]:
     """Every benchmark's name and the module of evals/benchmarks that provides it (a module's `names()` lists its)."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from refinery import catalog, sources, taskfiles, templates
+from refinery import catalog, readers, sources, taskfiles, templates
 from refinery.errors import did_you_mean
 from refinery.spec import SOURCE, needs
 from refinery.spec_load import Draft
 from refinery.spec_messages import choice, explain
-from refinery.spec_models import ModelSpec, SourceSpec
+from refinery.spec_models import EvaluateSpec, ModelSpec, SourceSpec
 from refinery.spec_types import marked
 from refinery.yamlpos import KeyPath
 
@@ -268,7 +268,9 @@ def _rewriters(draft: Draft, columns: Mapping[str, list[str] | None]) -> None:
         if not hasattr(method, "REWRITES"):
             draft.add((*path, "method"), f"{rewriter.method} trains the spec's model: put it under train.methods")
         if draft.spec.models[name].from_ is None:
-            draft.add(path, f'models.{name} is another model: say "from: {name}" there, or call this one otherwise', key=True)
+            draft.add(
+                path, f'models.{name} is another model: say "from: {name}" there, or call this one otherwise', key=True
+            )
         known = _columns(draft, [rewriter.data], columns)
         _params(draft, path, f"method {rewriter.method}", rewriter.params, known, getattr(method, "VARIABLES", ()))
 
@@ -350,8 +352,10 @@ def _evaluate(draft: Draft) -> None:
         if not any(path[0] == "evaluate" for path in draft.broken):
             draft.add(("evaluate",), "name at least one benchmark under domain or general", key=True)
     seen: set[str] = set()
+    suites = catalog.suites()
     for part in ("domain", "general"):
-        for number, name in enumerate(getattr(evaluate, part)):
+        written = [(n, each) for n, name in enumerate(getattr(evaluate, part)) for each in suites.get(name, (name,))]
+        for number, name in written:
             path: KeyPath = ("evaluate", part, number)
             if name in seen:
                 draft.add(path, f'the benchmark "{name}" is there twice')
@@ -361,19 +365,49 @@ def _evaluate(draft: Draft) -> None:
                     draft.add(path, message)
             elif wrong := _benchmark(draft, name):
                 draft.add(path, wrong)
+        setattr(evaluate, part, [name for _, name in written])
+    _evaluate_options(draft, evaluate, seen)
+
+
+def _evaluate_options(draft: Draft, evaluate: EvaluateSpec, used: set[str]) -> None:
+    """The keys beside the benchmarks: files that must be there, names that must be used."""
+    places = evaluate.data.items() if isinstance(evaluate.data, dict) else [("", evaluate.data)]
+    for name, place in places:
+        if place is not None and not Path(place).expanduser().exists():
+            draft.add(("evaluate", "data", name) if name else ("evaluate", "data"), f"there is no {place}")
+    for name, own in evaluate.own.items():
+        if name in catalog.benchmarks() or name in catalog.suites():
+            draft.add(("evaluate", "own", name), f'"{name}" is a benchmark already; choose another name', key=True)
+        elif message := readers.unreadable(Path(own.path)):
+            draft.add(("evaluate", "own", name, "path"), message)
+        elif own.check == "judge" and evaluate.judge is None:
+            draft.add(("evaluate", "own", name, "check"), "check: judge needs a model's name under evaluate.judge")
+    for key in ("shots", "samples"):
+        for name in getattr(evaluate, key):
+            if name not in used:
+                draft.add(("evaluate", key, name), f"there is no {name} among the benchmarks of this spec", key=True)
+    models = list(dict.fromkeys([*draft.spec.models, *draft.names("models")]))
+    if evaluate.judge is not None and evaluate.judge not in models:
+        draft.add(("evaluate", "judge"), _unknown("model", evaluate.judge, models))
 
 
 def _benchmark(draft: Draft, name: str) -> str | None:
     """What is wrong with a benchmark's name. One that no file lists may still be a task of the installed lm-eval."""
     evaluate, known = draft.spec.evaluate, catalog.benchmarks()
+    assert evaluate is not None
     builtin = catalog.module(catalog.BENCHMARKS, "builtin")
+    if name in evaluate.own:
+        return None
     if name not in known and (name.startswith(("lab_", "heldout")) or not builtin.exists(name)):
-        return _unknown("benchmark", name, known)
+        return _unknown("benchmark", name, [*known, *catalog.suites(), *evaluate.own])
     split = catalog.module(catalog.BENCHMARKS, "heldout").SPLITS.get(name)
     if split and getattr(draft.spec.source.split, split) == 0:
         return f"there are no held-out rows: source.split.{split} is 0"
-    if name in builtin.RUNS_CODE and evaluate and not evaluate.allow_code:
-        return f"{name} runs code that the model writes; a spec lets it with evaluate.allow_code: true"
+    module = catalog.module(catalog.BENCHMARKS, known[name]) if name in known else None
+    if getattr(module, "RUNS_CODE", False) and not evaluate.run_code:
+        return f"{name} runs code that the model writes; a spec lets it with evaluate.run_code: true, in a sandbox"
+    if name in getattr(module, "NEEDS_JUDGE", ()) and not evaluate.judge:
+        return f"{name} is graded by a model: name one of models under evaluate.judge"
     return None
 
 

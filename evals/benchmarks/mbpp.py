@@ -1,0 +1,28 @@
+"""MBPP (Austin et al. 2021, CC-BY-4.0): write a Python function for a sentence and three tests. lm-eval's task `mbpp`.
+
+n 500 (task_id 11 to 510), three fixed examples in the prompt, no chat template, greedy, `pass_at_1`. What the model
+writes runs in evals/sandbox.py, and only under `evaluate.run_code`. Local files, folder mbpp: mbpp* as released.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from evals.benchmarks._files import splits
+from evals.benchmarks._tasks import Task, builtin
+from refinery.errors import UserError
+from refinery.spec_models import EvaluateSpec
+
+RUNS_CODE = True
+COLUMNS = ("task_id", "text", "code", "test_list", "test_setup_code", "challenge_test_list")
+
+
+def names() -> Sequence[str]:
+    return ("mbpp",)
+
+
+def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
+    if settings.samples.get(name, 1) > 1:
+        raise UserError("evaluate.samples: mbpp has pass@1 alone, since its rule takes one answer an item")
+    rows = splits(settings, "mbpp", {"test": "*mbpp*"})
+    tests = [{column: row[column] for column in COLUMNS} for row in rows.get("test", []) if 11 <= row["task_id"] <= 510]
+    return builtin("mbpp/mbpp.yaml", name, settings, {"test": tests} if tests else {}, chat=False)
