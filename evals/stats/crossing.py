@@ -31,14 +31,17 @@ def crossed(blocks: Sequence[Block], confidence: float = 0.95, seed: int = 0, dr
     """The weighted mean of the blocks' differences, with seeds and items both resampled.
 
     Seeds and items are drawn independently of each other (the pigeonhole bootstrap: Owen 2007, doi:10.1214/07-AOAS122)
-    and alike for every block that shares them. A handful of seeds resampled know nothing of their own scarcity, so the
-    percentile interval is widened, at either end, to where the t-type interval of `Moments.spread` reaches. One seed
-    has no variance to show, so its interval speaks of items alone. p is the larger of the two ways'.
+    and alike for every block that shares them. That counts a run's own chance twice, so its replicates are drawn in to
+    the variance of `moments`; and a handful of seeds resampled know nothing of their own scarcity, so the percentile
+    interval is widened, at either end, to where the t-type interval of `Moments.spread` reaches. One seed has no
+    variance to show, so its interval speaks of items alone. p is the larger of the two ways'.
     """
     m = moments(blocks)
     drawn = replicates(blocks, draws, seed)[:, 0]
-    value, deviation = float(m.estimate[0]), float(drawn.std(ddof=1))
-    spread = m.spread(0)
+    value, spread = float(m.estimate[0]), m.spread(0)
+    deviation = float(drawn.std(ddof=1))
+    if deviation > spread.se > 0:
+        drawn, deviation = value + (drawn - value) * (spread.se / deviation), spread.se
     half = spread.reach((1 + confidence) / 2)
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     p = max(p_zero(value, deviation, math.inf), min(1.0, 2 * spread.tail(abs(value))))

@@ -31,7 +31,8 @@ class Spread:
     seeds_df: float = 0.0
     """0: one seed, nothing to see."""
     least: float = 0.0
-    """The variance is at least this (what items alone show), with `items_df`."""
+    """What items alone show of the variance, with `items_df`: no tail is thinner than this one's, however well a
+    handful of seeds agree."""
 
     @property
     def se(self) -> float:
@@ -50,7 +51,11 @@ class Spread:
         if self.se == 0:
             return 0.0 if distance > 0 else 0.5 if distance == 0 else 1.0
         weights, variance, df = self._mixture()
-        return float(weights @ special.stdtr(df, -distance / np.sqrt(variance)))
+        both = float(weights @ special.stdtr(df, -distance / np.sqrt(np.maximum(variance, 1e-300))))
+        if not self.least:
+            return both
+        alone = float(special.stdtr(min(self.items_df, 1e6), -distance / math.sqrt(self.least)))
+        return max(both, alone) if distance > 0 else min(both, alone)
 
     def reach(self, share: float) -> float:
         """The distance that a share (over one half) of errors does not exceed, in one direction."""
@@ -64,13 +69,13 @@ class Spread:
     def _mixture(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weights, variances and degrees of freedom of the t distributions that the error is a mixture of."""
         if not (self.seeds_df and self.seeds):
-            return np.ones(1), np.array([self.se**2]), np.array([min(self.items_df, 1e6)])
+            return np.ones(1), np.array([self.items]), np.array([min(self.items_df, 1e6)])
         weights, chi_squared = _quadrature(self.seeds_df)
-        variance = np.maximum(self.least, self.items + self.seeds * self.seeds_df / np.maximum(chi_squared, 1e-300))
-        by_items = np.where(variance > self.least, self.items, self.least)
-        with np.errstate(divide="ignore", over="ignore"):
-            df = self.items_df * (variance / by_items) ** 2 if by_items.any() else np.full(len(variance), np.inf)
-        return weights, variance, np.minimum(df, 1e6)
+        variance = self.items + self.seeds * self.seeds_df / np.maximum(chi_squared, 1e-300)
+        if not self.items:
+            return weights, variance, np.full(len(variance), 1e6)
+        with np.errstate(over="ignore"):
+            return weights, variance, np.minimum(self.items_df * (variance / self.items) ** 2, 1e6)
 
 
 @lru_cache(maxsize=256)
