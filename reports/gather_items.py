@@ -106,15 +106,15 @@ def _fitting(found: Mapping[str, Sequence[Item]]) -> int:
 
 
 def _counts(panels: Sequence[Panel], arms: Sequence[str], sets: Sequence[ItemSet]) -> Table:
-    methods = [arm for arm in arms if arm != BASE]
-    columns = [Column("Benchmark"), *(Column(f"{name}: lost / gained", "right") for name in methods)]
-    columns += [Column("Changed by any", "right"), Column("On this page", "right")]
+    """Lost and gained items, a row a method and a column a benchmark; then how many of them are here."""
+    differences = [_differences(panel, arms) for panel in panels]
     rows: list[list[Text]] = []
-    for panel, each in zip(panels, sets, strict=True):
-        differences = _differences(panel, arms)
-        cells = [f"{table.count(int((row < 0).sum()))} / {table.count(int((row > 0).sum()))}" for row in differences]
-        changed = f"{table.count(each.changed)} of {table.count(each.total)}"
-        rows.append([Mono(panel.benchmark), *cells, changed, table.count(len(each.items))])
+    for place, name in enumerate(arm for arm in arms if arm != BASE):
+        pairs = [(int((each[place] < 0).sum()), int((each[place] > 0).sum())) for each in differences]
+        rows.append([Mono(name), *(f"{table.count(lost)} / {table.count(gained)}" for lost, gained in pairs)])
+    rows.append(["changed by any", *(f"{table.count(each.changed)} of {table.count(each.total)}" for each in sets)])
+    rows.append(["on this page", *(table.count(len(each.items)) for each in sets)])
+    columns = [Column("Lost / gained"), *(Column(panel.benchmark, "right") for panel in panels)]
     return Table(columns, rows, note=_NOTE, name="items")
 
 

@@ -75,7 +75,7 @@
   // ---- copying
 
   for (const block of all("pre.copy")) {
-    const button = make("button", "Copy", "copy");
+    const button = make("button", "Copy"), frame = make("div", "", "copying");
     button.type = "button";
     button.addEventListener("click", async () => {
       try {
@@ -86,7 +86,8 @@
       }
       button.textContent = "Copied";
     });
-    block.before(button);
+    block.replaceWith(frame);
+    frame.append(block, button);
   }
 
   // ---- items, one beside the other
@@ -105,7 +106,9 @@
     option(field("benchmark"), "all benchmarks", "");
     data.sets.forEach((set, i) => option(field("benchmark"), set.name, i));
     data.arms.slice(1).forEach((arm, i) => ["a", "b"].forEach((side) => option(field(side), arm, i + 1)));
-    if (data.arms.length > 2) field("b").value = data.arms.length - 1;
+    const lost = (arm) => data.sets.flatMap((set) => set.items).filter((item) => item.values[arm] < item.values[0]).length;
+    const others = data.arms.map((_, arm) => arm).slice(2).sort((x, y) => lost(x) - lost(y));
+    if (others.length) field("b").value = others[0];
     let found = [], at = 0;
 
     const tests = {

@@ -119,6 +119,8 @@ def _trainings(data: ReportData) -> Table:
         "Energy",
     )
     columns = [Column("Method"), *(Column(title, "right") for title in titles)]
+    used = [i for i in range(len(columns)) if i == 0 or any(row[i] for row in rows)]
+    columns, rows = [columns[i] for i in used], [[row[i] for i in used] for row in rows]
     note = (
         f"Trained on {_devices(data)}. Of one training, the mean over its seeds; trials of a grid are not in it. "
         "Answer tokens: those that were learnt from, over all passes; rollout tokens were written on the way, teacher "

@@ -36,8 +36,8 @@ def sensitivity(reports: Sequence[ReportData]) -> list[Block]:
 
 
 _HOW = (
-    "Methods that differ in one key alone, found by their settings. Differences are against the first value of a curve, "
-    "paired by item and seed; p is adjusted by Holm over the figure."
+    "Methods that differ in one key alone, found by their settings. Differences are against the first value, paired "
+    "by item and seed; p is adjusted by Holm over the figure."
 )
 
 
@@ -143,5 +143,5 @@ def _caption(changes: Changes, holm: dict[int, float]) -> str:
         if any(c is not None and holm[id(c)] < 0.05 for own in changes[kind] for c in own)
     ]
     if not moved:
-        return "No value can be told from the first: what differs here may be chance."
+        return "No value can be told from the first once p is adjusted for how many there are."
     return f"Beyond chance (Holm, 5%) some value differs from the first in {' and '.join(moved)}."
