@@ -52,6 +52,8 @@ class _Turn:
     lock: threading.RLock = field(default_factory=threading.RLock)
     connection: Any = None
     """Open in the thread that holds the lock; calls within its block go through it."""
+    writing: bool = False
+    """Whether a transaction of that connection is under way."""
 
 
 GROUP = 4096
@@ -121,6 +123,12 @@ class Database:
             yield
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """All writes of the block are one transaction, which for many rows takes half of what one for each does."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _open(self, *, write: bool) -> Iterator[Any]:
         """A connection to the file for the block, opened when this process and any other are done with it."""
         with self._turn.lock, self._explained():
@@ -161,13 +169,19 @@ class Database:
         if self.read_only:
             raise UserError(f"{self.path}: the store was opened to read only")
         with self._open(write=True) as connection:
+            if self._turn.writing:
+                yield connection
+                return
             connection.execute("BEGIN")
+            self._turn.writing = True
             try:
                 yield connection
             except BaseException:
                 with suppress(duckdb.Error):
                     connection.execute("ROLLBACK")
                 raise
+            finally:
+                self._turn.writing = False
             connection.execute("COMMIT")
 
     def _pending(self, connection: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """A spec's steps as the store sees them: what each reads, which of its rows are answered, and what depends on it."""
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from refinery.store import Store
 SOURCE_VERSION = sources.VERSION
 BATCH = 2000
 """Rows of one write."""
+HELD = 0.25
+"""Seconds for which others that want to read the store wait for it, at most, while a source is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +95,17 @@ def store_sources(spec: Spec, store: Store, run_id: str) -> tuple[dict[str, str]
 
 
 def _store(store: Store, fingerprint: str, outcomes: Iterable[Outcome]) -> None:
-    """A batch is written while the next is read."""
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        writing = None
-        for batch in batches(enumerate(outcomes)):
-            if writing:
-                writing.result()
-            writing = writer.submit(store.add_outcomes, fingerprint, batch)
-        if writing:
-            writing.result()
+    """A batch is read while the last is written; between two of them the file is let go of once a second."""
+    coming = batches(enumerate(outcomes))
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        batch = next(coming, None)
+        while batch:
+            until = time.monotonic() + HELD
+            with store.together():
+                while batch and time.monotonic() < until:
+                    after = reader.submit(next, coming, None)
+                    store.add_outcomes(fingerprint, batch)
+                    batch = after.result()
 
 
 def batches(rows: Iterable[tuple[int, Outcome]]) -> Iterator[list[tuple[int, Outcome]]]:

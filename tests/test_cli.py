@@ -39,7 +39,7 @@ def test_help_answers_at_once(tmp_path: Path) -> None:
     )
     assert all(f"\n  {verb} " in done.stdout for verb in verbs)
     assert min(times) < 0.3
-    heavy = "{'torch', 'duckdb', 'numpy', 'pydantic', 'aiohttp', 'jinja2', 'refinery.spec'}"
+    heavy = "{'torch', 'duckdb', 'numpy', 'pydantic', 'pyreqwest', 'jinja2', 'refinery.spec'}"
     code = f"import sys, refinery.cli; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

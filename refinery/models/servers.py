@@ -1,8 +1,4 @@
-"""The HTTP client of every served model: several servers of one model, slots, tries, patience. It knows no bodies.
-
-aiohttp, since the official client caps one process near 950 requests a second. The key travels in the Authorization
-header and nowhere else: it is not in a digest, a log, a message or the store.
-"""
+"""The HTTP client of every served model: several servers of one model, slots, tries, patience. It knows no bodies."""
 
 import asyncio
 import contextlib
@@ -12,14 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-
-import aiohttp
-from yarl import URL
 
 from refinery.errors import RowError, UserError
 from refinery.models.base import Counts
 from refinery.models.pace import Pace, seconds_asked, wait_before
+from refinery.models.wire import Answer, Failure, Wire
 
 Found = TypeVar("Found")
 
@@ -31,20 +24,10 @@ FIRST_AWAY, LONGEST_AWAY = 0.5, 10.0
 """Seconds for which a server that cannot be reached is left alone; half as long again each time."""
 UNWELL, REST = 5, 5.0
 """A server that fails so many requests in a row is left alone for so many seconds while others can be asked."""
-LONGEST_BODY = 1 << 26
-"""Bytes of an answer, at most."""
 
 TOO_LONG = re.compile(r"context.length|maximum context|max_model_len|too long|context window", re.IGNORECASE)
 NO_MODEL = re.compile(r"model\b.*(not found|does not exist|not a valid model)|no such model", re.IGNORECASE)
 NO_MONEY = re.compile(r"insufficient_quota|exceeded your current quota|insufficient (credits|balance)", re.IGNORECASE)
-
-
-class Failure(Exception):
-    """One try that failed. `retry`: another may not. `wait`: seconds until then that the server asked for."""
-
-    def __init__(self, reason: str, detail: str, *, retry: bool = True, wait: float | None = None):
-        super().__init__(reason, detail)
-        self.reason, self.detail, self.retry, self.wait = reason, detail, retry, wait
 
 
 class Server:
@@ -54,7 +37,7 @@ class Server:
 
     def __init__(self, base: str, concurrency: int):
         self.base, self.pace = base.rstrip("/"), Pace(concurrency)
-        self.urls: dict[str, URL] = {}
+        self.urls: dict[str, str] = {}
         self.in_flight = self.bad = 0
         self.answered = False
         self.away_since: float | None = None
@@ -67,9 +50,9 @@ class Server:
         """One request at a time finds out whether a server is back."""
         return self.pace.room if self.away_since is None else 1
 
-    def url(self, path: str) -> URL:
+    def url(self, path: str) -> str:
         if path not in self.urls:
-            self.urls[path] = URL(self.base + path)
+            self.urls[path] = self.base + path
         return self.urls[path]
 
     def reached(self) -> None:
@@ -109,7 +92,7 @@ class Servers:
         self.servers = [Server(url, concurrency) for url in urls]
         self.place, self.model, self.key, self.counts = place, model, key, Counts()
         self.timeout, self.total_timeout, self.retries, self.patience = timeout, total_timeout, retries, patience
-        self._session: aiohttp.ClientSession | None = None
+        self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[asyncio.Future[Server]] = deque()
         self._answered = self._failed = 0
@@ -122,7 +105,7 @@ class Servers:
     async def ask(self, path: str, body: bytes, read: Callable[[bytes], Found]) -> Found:
         """What `read` makes of the answer to `body`, posted to `path` below a base address. `read` may raise Failure,
         for an answer to ask for again, and RowError."""
-        session = self._open()
+        wire = self._open()
         tries, avoid, began = 0, None, 0.0
         while True:
             server = self._free(avoid) or await self._slot(first=tries > 0)
@@ -132,9 +115,12 @@ class Servers:
             start = time.perf_counter()
             began = began or start
             try:
-                status, headers, content = await self._post(session, server.url(path), body, began)
+                status, retry_after, content = await self._post(wire, server.url(path), body, began)
                 server.reached()
-                found = read(content) if status == 200 else self._refuse(status, headers, content, server)
+                if status != 200:
+                    detail = self.clean(content.decode("utf-8", "replace"))
+                    raise self.refusal(status, detail, retry_after, server.base)
+                found = read(content)
             except Failure as failure:
                 self._leave(server, failure)
                 tries = self._count(server, failure, tries)
@@ -176,9 +162,9 @@ class Servers:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self._session:
-            await self._session.close()
-            self._session = None
+        if self._wire:
+            await self._wire.close()
+            self._wire = None
 
     def clean(self, text: str) -> str:
         """A server's words as one short line, without the key that it may repeat."""
@@ -311,10 +297,6 @@ class Servers:
         assert self._stop
         return self._stop
 
-    def _refuse(self, status: int, headers: Any, content: bytes, server: Server) -> Any:
-        detail = self.clean(content.decode("utf-8", "replace"))
-        raise self.refusal(status, detail, headers.get("Retry-After"), server.base)
-
     def refusal(self, status: int, detail: str, retry_after: str | None = None, base: str = "") -> Exception:
         """What a status other than 200 means."""
         detail = f"HTTP {status}: {detail}" if detail else f"HTTP {status}"
@@ -335,57 +317,29 @@ class Servers:
 
     # ---- the wire
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self) -> Wire:
         """Made on first use, since it belongs to the event loop that is running then."""
-        if self._session is None:
-            headers = {"Content-Type": "application/json"}
-            if self.key:
-                headers["Authorization"] = f"Bearer {self.key}"
-            hosts = {urlsplit(server.base).hostname for server in self.servers}
-            self._session = aiohttp.ClientSession(
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=min(10.0, self.timeout)),
-                connector=aiohttp.TCPConnector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=not hosts <= {"localhost", "127.0.0.1", "::1"},
-            )
+        if self._wire is None:
+            try:
+                self._wire = Wire([server.base for server in self.servers], key=self.key, timeout=self.timeout)
+            except ValueError as error:
+                raise UserError(f"{self.place}: base_url {self._addresses()}: {error}") from None
             self._loop, self._waiting, self._timer = asyncio.get_running_loop(), deque(), None
             self._idle = asyncio.Event() if self._idle else None
             self.counts.in_flight = 0
             for server in self.servers:
                 server.in_flight = 0
-        return self._session
+        return self._wire
 
-    async def _post(self, session: aiohttp.ClientSession, url: URL, body: bytes, began: float) -> Any:
-        """(status, headers, content); Failure where the wire failed."""
-        timeout = session.timeout
+    async def _post(self, wire: Wire, url: str, body: bytes, began: float) -> Answer:
+        timeout = None
         if self.total_timeout:
             left = max(0.001, self.total_timeout - (time.perf_counter() - began))
-            if left < self.timeout:
-                timeout = aiohttp.ClientTimeout(total=left)
+            timeout = left if left < self.timeout else None
         try:
-            async with session.post(url, data=body, allow_redirects=False, timeout=timeout) as response:
-                length = response.content_length
-                content = await (response.read() if length and length < LONGEST_BODY else _bounded(response))
-                return response.status, response.headers, content
-        except aiohttp.ConnectionTimeoutError:
-            raise Failure("unreachable", f"no connection to {url} in time") from None
-        except TimeoutError:
-            raise Failure("timeout", f"no answer within {timeout.total:g} s") from None
-        except aiohttp.ClientConnectorError as error:
-            raise Failure("unreachable", self.clean(str(error.os_error))) from None
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise UserError(f"{self.place}: base_url {error} is not an http address") from None
-        except (aiohttp.ClientError, OSError) as error:  # reset, closed early, torn payload
-            raise Failure("server_error", self.clean(f"{type(error).__name__} {error}")) from None
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    """The body of a response of unknown length. Failure where it does not end."""
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > LONGEST_BODY:
-            raise Failure("bad_response", f"an answer of more than {LONGEST_BODY} bytes")
-    return b"".join(parts)
+            return await wire.post(url, body, timeout)
+        except Failure as failure:
+            failure.detail = self.clean(failure.detail)
+            raise
+        except ValueError as error:
+            raise UserError(f"{self.place}: base_url {error}") from None
