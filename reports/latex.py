@@ -55,7 +55,7 @@ def _span(span: Span) -> str:
 def _table(named: Named) -> str:
     table = named.table
     align = "".join("r" if column.align == "right" else "l" for column in table.columns)
-    lines = [" & ".join(escape(column.title) for column in table.columns) + r" \\", r"\midrule"]
+    lines = [" & ".join(_guarded(escape(column.title)) for column in table.columns) + r" \\", r"\midrule"]
     lines += [" & ".join(_guarded(inline(cell)) for cell in row) + r" \\" for row in table.rows]
     body = "\n".join([rf"\begin{{tabular}}{{{align}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}"])
     if len(table.columns) >= WIDE:
@@ -69,5 +69,5 @@ def _table(named: Named) -> str:
 
 
 def _guarded(cell: str) -> str:
-    """A bracket that opens a cell would be taken for the argument of the row's end before it."""
+    """A bracket or star that opens a cell would be taken for an argument of the rule or row's end before it."""
     return f"{{}}{cell}" if cell.startswith(("[", "*")) else cell
