@@ -67,8 +67,8 @@ def test_overrides_reach_the_matrix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "place", "said"),
     [
-        ("matrix: {methods.raft.temperature: [1, warm]}", "11:42", "number"),
-        ("matrix: {methods.raft.temprature: [1]}", "11:37", 'has no "temprature" (did you mean "temperature"?)'),
+        ("matrix: {methods.raft.temperature: [1, warm]}", "11:40", "number"),
+        ("matrix: {methods.raft.temprature: [1]}", "11:36", 'has no "temprature" (did you mean "temperature"?)'),
         ("matrix: {sauce: [1]}", "11:10", 'a matrix does not vary "sauce" (did you mean "source"?)'),
         ("matrix: {evaluate.limit: [1]}", "11:10", 'a matrix does not vary "evaluate"'),
         ("matrix: {model: lab}", "11:17", "a list of values"),

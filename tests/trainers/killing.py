@@ -8,13 +8,15 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainers.job import TrainJob
 
 PRELOADED = ["trainers.distill", "trainers.supervised", "trainers.conditioned", "trainers.replay", "trainers.anchors",
-             "trainers.lwf", "trainers.train", "refinery.models.transformers", "peft"]  # fmt: skip
+             "trainers.lwf", "trainers.train", "refinery.models.transformers", "refinery.store", "peft",
+             "transformers.models.llama.modeling_llama", "tests.trainers.killing"]  # fmt: skip
 
 
 def context() -> Any:
@@ -23,10 +25,11 @@ def context() -> Any:
     return found
 
 
-def training(job: TrainJob, dies_at: int | None) -> None:
+def training(job: TrainJob, store: Path | None, dies_at: int | None) -> None:
     """Trains; at the end of step `dies_at` the process kills itself."""
     import torch
 
+    from refinery.store import Store
     from trainers.train import train
 
     torch.set_num_threads(1)
@@ -35,12 +38,12 @@ def training(job: TrainJob, dies_at: int | None) -> None:
         if step == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(job, progress)
+    train(job if store is None else replace(job, store=Store(store), run_id="run"), progress)
 
 
-def run(job: TrainJob, dies_at: int | None = None) -> int:
+def run(job: TrainJob, store: Path | None = None, dies_at: int | None = None) -> int:
     """The exit code of a training in a process of its own."""
-    process = context().Process(target=training, args=(job, dies_at))
+    process = context().Process(target=training, args=(job, store, dies_at))
     process.start()
     process.join()
     return int(process.exitcode)
@@ -48,7 +51,7 @@ def run(job: TrainJob, dies_at: int | None = None) -> int:
 
 def killed_when(job: TrainJob, there: Path, after: float) -> int:
     """Starts a training and kills it `after` seconds after the file or folder is there; its exit code."""
-    process = context().Process(target=training, args=(job, None))
+    process = context().Process(target=training, args=(job, None, None))
     process.start()
     while process.is_alive() and not there.exists():
         time.sleep(0.002)

@@ -39,7 +39,7 @@ MADE: dict[str, dict[str, Any]] = {
     "opd": {"teacher_prompt": "{{ question }} {{ answer }}", **DRAWN},
     "opsd": {"lora": False, **DRAWN},
     "sdpo": {"rollouts": 2, "check": "contains", "feedback": "It was {{ correct }}: {{ attempt }}", **DRAWN},
-    "reinvoke": {"prompts": "general", "max_steps": 3, "second_max_steps": 3, **DRAWN},
+    "reinvoke": {"prompts": "general", "max_steps": 3, "second_epochs": 3, "second_max_steps": 3, **DRAWN},
     "offline_distill": {"teacher_prompt": "{{ question }} {{ answer }}", **DRAWN},
 }
 FIRST = ("sft", "raft", "sdft", "sft_replay", "mssr", "ewc", "gkd", "opd", "sdpo", "reinvoke", "offline_distill")
@@ -58,19 +58,17 @@ def metrics(store: Store, one: TrainJob) -> dict[tuple[int, str], float]:
     return {(row["step"], row["name"]): row["value"] for row in rows if not row["name"].endswith("seconds")}
 
 
-def compare(job: JobMaker, tmp_path: Path, method: str, **more: Any) -> None:
-    """A training killed twice, the second time in the midst of what the first one had not come to, against one that
-    was left alone."""
-    broken, whole = (Store(tmp_path / f"{name}.duckdb") for name in ("broken", "whole"))
-    one = made(job, method, _store=broken, _run_id="r", **more)
-    other = made(job, method, _store=whole, _run_id="r", _out=tmp_path / "whole", **more)
-    assert killing.run(other) == 0
-    assert [killing.run(one, dies_at=at) for at in (3, 5)] == [-signal.SIGKILL] * 2
+def compare(job: JobMaker, tmp_path: Path, method: str, kills: tuple[int, ...] = (5,), **more: Any) -> None:
+    """A training killed at these steps, each time by a new process, against one that was left alone."""
+    broken, whole = tmp_path / "broken.duckdb", tmp_path / "whole.duckdb"
+    one, other = made(job, method, **more), made(job, method, _out=tmp_path / "whole", **more)
+    assert killing.run(other, whole) == 0
+    assert [killing.run(one, broken, dies_at=at) for at in kills] == [-signal.SIGKILL] * len(kills)
     assert not (directory(one) / "manifest.json").exists()
-    assert killing.run(one) == 0
+    assert killing.run(one, broken) == 0
     assert gap(directory(one), directory(other)) == 0.0
-    expected = metrics(whole, other)
-    assert metrics(broken, one) == expected
+    expected = metrics(Store(whole), other)
+    assert metrics(Store(broken), one) == expected
     assert {step for step, name in expected if name == "loss"} == set(range(1, 7))
 
 
@@ -82,7 +80,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(job: JobMaker, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("method", OTHERS)
 def test_so_do_the_others(job: JobMaker, tmp_path: Path, method: str) -> None:
-    compare(job, tmp_path, method)
+    compare(job, tmp_path, method, kills=(3, 5))
 
 
 @pytest.mark.slow
@@ -99,7 +97,7 @@ def test_so_do_the_others(job: JobMaker, tmp_path: Path, method: str) -> None:
     ],
 )
 def test_and_with_other_settings(job: JobMaker, tmp_path: Path, method: str, more: dict[str, Any]) -> None:
-    compare(job, tmp_path, method, **more)
+    compare(job, tmp_path, method, kills=(1, 3), **more)
 
 
 @pytest.mark.slow
