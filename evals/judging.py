@@ -16,6 +16,11 @@ from refinery.store import Store
 MAX_TOKENS = 512
 
 
+def of(spec: Spec, store: Store) -> "Judge | None":
+    """The judge that a spec names, if it names one."""
+    return Judge(spec, store, spec.evaluate.judge) if spec.evaluate and spec.evaluate.judge else None
+
+
 class Judge:
     """Needs the store's run lock when it is asked, as every request does."""
 

@@ -38,6 +38,7 @@ PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("train: select", spec_models.SelectSpec),
     ("train: methods, and rewriters", spec_models.MethodSpec),
     ("evaluate", spec_models.EvaluateSpec),
+    ("evaluate: own", spec_models.OwnBenchmark),
     ("report", spec_models.ReportSpec),
     ("limits", spec_models.LimitsSpec),
 )
@@ -200,9 +201,12 @@ def _rules() -> list[str]:
 
 
 def _benchmarks() -> list[str]:
-    lines: list[str] = []
+    """Suites, and what each file has; `own` has those that a spec makes."""
+    suites = [(f"`{suite}`", ", ".join(f"`{name}`" for name in names)) for suite, names in catalog.suites().items()]
+    doc = inspect.cleandoc(catalog.module(catalog.BENCHMARKS, "_suites").__doc__ or "")
+    lines = ["### Suites", "", prose(doc), "", *grid(("suite", "benchmarks"), suites), ""]
     found = catalog.benchmarks()
-    for file in sorted(set(found.values())):
+    for file in catalog.names(catalog.BENCHMARKS):
         names = [name for name, place in found.items() if place == file]
         doc = inspect.cleandoc(catalog.module(catalog.BENCHMARKS, file).__doc__ or "")
         lines += [f"### {file} benchmarks", "", prose(doc), "", ", ".join(f"`{name}`" for name in names), ""]

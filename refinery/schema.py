@@ -75,7 +75,8 @@ def _shorthands(definitions: dict[str, Json]) -> None:
     source["oneOf"] = [{"required": [kind]} for kind in kinds]
     source["properties"]["lab"]["anyOf"][0]["enum"] = [*DOMAINS, *CALIBRATION]
     source["properties"]["hub"]["anyOf"].append({"type": "string"})
-    named = {"type": "string", "anyOf": [{"enum": list(catalog.benchmarks())}, {"pattern": r"\.ya?ml$"}]}
+    known = [*catalog.suites(), *catalog.benchmarks()]
+    named = {"type": "string", "anyOf": [{"enum": known}, {"pattern": r"\.ya?ml$"}, {"pattern": r"^[\w.-]+$"}]}
     task = {
         "type": "object",
         "properties": {"task": {"type": "string"}},

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from refinery import catalog, readers, sources, taskfiles, templates
-from refinery.errors import did_you_mean
+from refinery.errors import UserError, did_you_mean
 from refinery.spec import SOURCE, needs
 from refinery.spec_load import Draft
 from refinery.spec_messages import choice, explain
@@ -371,10 +372,11 @@ def _evaluate(draft: Draft) -> None:
 
 def _evaluate_options(draft: Draft, evaluate: EvaluateSpec, used: set[str]) -> None:
     """The keys beside the benchmarks: files that must be there, names that must be used."""
-    places = evaluate.data.items() if isinstance(evaluate.data, dict) else [("", evaluate.data)]
-    for name, place in places:
-        if place is not None and not Path(place).expanduser().exists():
-            draft.add(("evaluate", "data", name) if name else ("evaluate", "data"), f"there is no {place}")
+    modules = [catalog.module(catalog.BENCHMARKS, file) for file in catalog.names(catalog.BENCHMARKS)]
+    known = sorted({module.DATA for module in modules if hasattr(module, "DATA")})
+    for name in evaluate.data if isinstance(evaluate.data, dict) else ():
+        if name not in known:
+            draft.add(("evaluate", "data", name), _unknown("data set", name, known), key=True)
     for name, own in evaluate.own.items():
         if name in catalog.benchmarks() or name in catalog.suites():
             draft.add(("evaluate", "own", name), f'"{name}" is a benchmark already; choose another name', key=True)
@@ -406,8 +408,23 @@ def _benchmark(draft: Draft, name: str) -> str | None:
     module = catalog.module(catalog.BENCHMARKS, known[name]) if name in known else None
     if getattr(module, "RUNS_CODE", False) and not evaluate.run_code:
         return f"{name} runs code that the model writes; a spec lets it with evaluate.run_code: true, in a sandbox"
+    if wrong := _files(evaluate, name, module):
+        return wrong
     if name in getattr(module, "NEEDS_JUDGE", ()) and not evaluate.judge:
         return f"{name} is graded by a model: name one of models under evaluate.judge"
+    return None
+
+
+def _files(evaluate: EvaluateSpec, name: str, module: Any) -> str | None:
+    """What is wrong with where a benchmark's own files are to be."""
+    if not hasattr(module, "DATA"):
+        return None
+    try:
+        place = catalog.module(catalog.BENCHMARKS, "_files").root(evaluate, module.DATA)
+    except UserError as error:
+        return str(error)
+    if place is None and hasattr(module, "LOCAL_ONLY"):
+        return f"{name} reads local files: its data, {module.DATA}, must be named under evaluate.data"
     return None
 
 

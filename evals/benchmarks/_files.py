@@ -16,7 +16,7 @@ ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".parquet")
 def splits(
     settings: EvaluateSpec, dataset: str, patterns: Mapping[str, str], optional: tuple[str, ...] = ()
 ) -> dict[str, Rows]:
-    """Rows of each split, {} where no data are given for this data set.
+    """Rows of each split, {} where the hub's are meant.
 
     `evaluate.data` is a folder that has one folder for each data set, or names a folder or file for some of them.
     `patterns` has a glob for each split; a file that stands there itself is its only split. UserError where a split
@@ -43,15 +43,19 @@ def splits(
 
 
 def root(settings: EvaluateSpec, dataset: str) -> Path | None:
-    """The folder or file of a data set; None where the spec says nothing of it."""
+    """The folder or file of a data set, None where the hub's is meant. UserError where it is not there: what was to be
+    read here is not fetched instead."""
     data = settings.data
-    given = data.get(dataset) if isinstance(data, dict) else data and str(Path(data) / dataset)
-    if not given:
+    if isinstance(data, str):
+        place = Path(data).expanduser() / dataset
+        cure = "to take others from the hub, name those that are here: data: {DATA SET: FOLDER}"
+    elif data and dataset in data:
+        place, cure = Path(data[dataset]).expanduser(), "a folder, or one file"
+    else:
         return None
-    place = Path(given).expanduser()
-    if isinstance(data, dict) and not place.exists():
-        raise UserError(f"evaluate.data: there is no {place}")
-    return place if place.exists() else None
+    if not place.exists():
+        raise UserError(f"evaluate.data: there is no {place} ({cure})")
+    return place
 
 
 def read(path: Path) -> Rows:

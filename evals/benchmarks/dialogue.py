@@ -26,6 +26,8 @@ from refinery.records import Message, digest
 from refinery.spec_models import EvaluateSpec
 from refinery.templates import render
 
+DATA = "dialogue"
+LOCAL_ONLY = True
 SIZE = 500
 SCALE = (1, 5)
 SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
@@ -37,9 +39,9 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, judge: Judge | None = None, **_: Any) -> Task:
-    files = splits(settings, "dialogue", {"test": "*"})
+    files = splits(settings, DATA, {"test": "*"})
     if not files:
-        raise needs_data(name, "dialogue", "a file of dialogues, JSON lines with messages")
+        raise needs_data(name, DATA, "a file of dialogues, JSON lines with messages")
     items = [item(chat[:-1], chat[-1]["content"]) for chat in frozen(files["test"])]
     if name == "dialogue_judged":
         rules = Judged(chosen(name, judge), _question, read)

@@ -12,11 +12,13 @@ from evals.benchmarks._files import splits
 from evals.benchmarks._tasks import Task, builtin
 from refinery.spec_models import EvaluateSpec
 
+DATA = "gsm8k"
+
 
 def names() -> Sequence[str]:
     return ("gsm8k",)
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, "gsm8k", {"test": "*test*", "train": "*train*"})
+    rows = splits(settings, DATA, {"test": "*test*", "train": "*train*"})
     return builtin("gsm8k/gsm8k.yaml", name, settings, rows, chat=True)

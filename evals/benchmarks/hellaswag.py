@@ -12,13 +12,15 @@ from evals.benchmarks._files import Rows, splits
 from evals.benchmarks._tasks import Task, builtin
 from refinery.spec_models import EvaluateSpec
 
+DATA = "hellaswag"
+
 
 def names() -> Sequence[str]:
     return ("hellaswag",)
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, "hellaswag", {"validation": "*val*"})
+    rows = splits(settings, DATA, {"validation": "*val*"})
     prepared = bool(rows) and "query" in rows["validation"][0]
     if prepared:
         rows = {"validation": _labelled(rows["validation"])}

@@ -13,6 +13,7 @@ from evals.benchmarks._tasks import Changed, Task, builtin
 from evals.scorers.passk import steps
 from refinery.spec_models import EvaluateSpec
 
+DATA = "humaneval"
 RUNS_CODE = True
 
 
@@ -21,7 +22,7 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, "humaneval", {"test": "*[Hh]uman*[Ee]val*"})
+    rows = splits(settings, DATA, {"test": "*[Hh]uman*[Ee]val*"})
     ks = steps(settings.samples.get(name, 1))
     counted = Changed(lambda metrics: [{**metrics[0], "k": ks}])
     return builtin("humaneval/humaneval.yaml", name, settings, rows, chat=False, primary="pass@1", metric_list=counted)

@@ -16,12 +16,14 @@ from evals.benchmarks._tasks import Task, builtin
 from evals.offline import sentences
 from refinery.spec_models import EvaluateSpec
 
+DATA = "ifeval"
+
 
 def names() -> Sequence[str]:
     return ("ifeval",)
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, "ifeval", {"train": "*input_data*"})
+    rows = splits(settings, DATA, {"train": "*input_data*"})
     found = builtin("ifeval/ifeval.yaml", name, settings, rows, chat=True, primary="prompt_level_strict_acc")
     return found | {"metadata": {**found.get("metadata", {}), "sentences": sentences()}}

@@ -20,6 +20,8 @@ from evals.scorers import grading
 from refinery.records import Message
 from refinery.spec_models import EvaluateSpec
 
+DATA = "knowledge"
+LOCAL_ONLY = True
 NEEDS_JUDGE = ("knowledge_direct", "knowledge_indirect", "knowledge_oracle")
 ORACLE = "{article}\n\nAnswer by what this article says:\n{question}"
 
@@ -29,9 +31,9 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, judge: Judge | None = None, **_: Any) -> Task:
-    files = splits(settings, "knowledge", {"test": "*test*", "gold": "*judge_gold*"}, optional=("gold",))
+    files = splits(settings, DATA, {"test": "*test*", "gold": "*judge_gold*"}, optional=("gold",))
     if not files:
-        raise needs_data(name, "knowledge", "your questions, *test*.jsonl with question, answer, kind, article")
+        raise needs_data(name, DATA, "your questions, *test*.jsonl with question, answer, kind, article")
     kind = name.removeprefix("knowledge_")
     rows = [row for row in files["test"] if kind in ("oracle", row["kind"])]
     asked = ORACLE if kind == "oracle" else "{question}"

@@ -15,6 +15,8 @@ from refinery.checks import agrees
 from refinery.errors import UserError
 from refinery.spec_models import EvaluateSpec
 
+DATA = "math"
+
 
 def names() -> Sequence[str]:
     return ("math500",)
@@ -23,7 +25,7 @@ def names() -> Sequence[str]:
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     if settings.samples.get(name, 1) > 1:
         raise UserError(f"evaluate.samples: {name} takes one answer an item")
-    rows = splits(settings, "math", {"test": "*test*"})
+    rows = splits(settings, DATA, {"test": "*test*"})
     tests = [{"problem": row["problem"], "solution": row["solution"]} for row in rows.get("test", [])]
     return builtin(
         "hendrycks_math/hendrycks_math500.yaml",

@@ -12,6 +12,7 @@ from evals.benchmarks._tasks import Task, builtin
 from refinery.errors import UserError
 from refinery.spec_models import EvaluateSpec
 
+DATA = "mbpp"
 RUNS_CODE = True
 COLUMNS = ("task_id", "text", "code", "test_list", "test_setup_code", "challenge_test_list")
 
@@ -23,6 +24,6 @@ def names() -> Sequence[str]:
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     if settings.samples.get(name, 1) > 1:
         raise UserError("evaluate.samples: mbpp has pass@1 alone, since its rule takes one answer an item")
-    rows = splits(settings, "mbpp", {"test": "*mbpp*"})
+    rows = splits(settings, DATA, {"test": "*mbpp*"})
     tests = [{column: row[column] for column in COLUMNS} for row in rows.get("test", []) if 11 <= row["task_id"] <= 510]
     return builtin("mbpp/mbpp.yaml", name, settings, {"test": tests} if tests else {}, chat=False)

@@ -13,6 +13,7 @@ from evals.benchmarks._tasks import Task, builtin
 from refinery.errors import UserError
 from refinery.spec_models import EvaluateSpec
 
+DATA = "medmcqa"
 COLUMNS = ("id", "question", "opa", "opb", "opc", "opd", "cop")
 
 
@@ -21,9 +22,9 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    place = root(settings, "medmcqa")
+    place = root(settings, DATA)
     released = place is not None and place.is_dir() and any(place.rglob("*dev*"))
-    rows = splits(settings, "medmcqa", {"validation": "*dev*" if released else "*val*"})
+    rows = splits(settings, DATA, {"validation": "*dev*" if released else "*val*"})
     local = {"validation": from_zero(rows["validation"])} if rows else {}
     return builtin("medmcqa/medmcqa.yaml", name, settings, local, chat=False, primary="acc")
 

@@ -15,6 +15,7 @@ from evals.benchmarks._tasks import Task, builtin
 from refinery.errors import UserError
 from refinery.spec_models import EvaluateSpec
 
+DATA = "mmlu"
 FOLDER = "mmlu/default"
 
 
@@ -24,7 +25,7 @@ def names() -> Sequence[str]:
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> list[Task]:
     """One for each subject, on local files for each that they hold."""
-    rows = splits(settings, "mmlu", {"test": "*test*", "dev": "*dev*"})
+    rows = splits(settings, DATA, {"test": "*test*", "dev": "*dev*"})
     known = _subjects()
     found = list(dict.fromkeys(row["subject"] for row in rows["test"])) if rows else known
     if strange := [subject for subject in found if subject not in known]:

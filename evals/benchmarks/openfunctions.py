@@ -13,14 +13,17 @@ from evals.benchmarks._tasks import Task, item, needs_data, written
 from evals.benchmarks.toolalpaca import score
 from refinery.spec_models import EvaluateSpec
 
+DATA = "openfunctions"
+LOCAL_ONLY = True
+
 
 def names() -> Sequence[str]:
     return ("openfunctions",)
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, "openfunctions", {"test": "*test*"})
+    rows = splits(settings, DATA, {"test": "*test*"})
     if not rows:
-        raise needs_data(name, "openfunctions", "data/openfunction/openfunction_test.json of sail-sg/sdft")
+        raise needs_data(name, DATA, "data/openfunction/openfunction_test.json of sail-sg/sdft")
     items = [item([{"role": "user", "content": row["instruction"]}], row["output"]) for row in rows["test"]]
     return written(name, items, score, ("acc", "acc_similar", "functions"), settings)

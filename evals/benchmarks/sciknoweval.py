@@ -14,7 +14,8 @@ from evals.benchmarks._tasks import Task, item, needs_data, written
 from evals.scorers.choices import settled, tagged
 from refinery.spec_models import EvaluateSpec
 
-FOLDER = "sciknoweval_mcq"
+DATA = "sciknoweval_mcq"
+LOCAL_ONLY = True
 
 
 def names() -> Sequence[str]:
@@ -22,9 +23,9 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, FOLDER, {"test": "*chemistry*test*"})
+    rows = splits(settings, DATA, {"test": "*chemistry*test*"})
     if not rows:
-        raise needs_data(name, FOLDER, "chemistry/test.json of lasgroup/SDPO, datasets/sciknoweval")
+        raise needs_data(name, DATA, "chemistry/test.json of lasgroup/SDPO, datasets/sciknoweval")
     items = [item(messages(row), row["answer"]) for row in rows["test"]]
     return written(name, items, score, ("acc", "acc_any_form", "in_form"), settings)
 

@@ -17,6 +17,8 @@ from evals.benchmarks._tasks import Task, item, needs_data, written
 from evals.scorers.tools import named, same, similar
 from refinery.spec_models import EvaluateSpec
 
+DATA = "toolalpaca"
+LOCAL_ONLY = True
 SYSTEM = """\
 You can call these functions of {name} ({description}):
 
@@ -33,9 +35,9 @@ def names() -> Sequence[str]:
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     kind = name.removeprefix("toolalpaca_")
-    rows = splits(settings, "toolalpaca", {"test": f"*{kind}*"})
+    rows = splits(settings, DATA, {"test": f"*{kind}*"})
     if not rows:
-        raise needs_data(name, "toolalpaca", f"data/eval_{kind}.json of tangqiaoyu/ToolAlpaca")
+        raise needs_data(name, DATA, f"data/eval_{kind}.json of tangqiaoyu/ToolAlpaca")
     return written(name, list(items(rows["test"])), score, ("acc", "acc_similar", "functions"), settings)
 
 

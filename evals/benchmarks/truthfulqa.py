@@ -15,6 +15,7 @@ from evals.benchmarks._tasks import Task, builtin
 from refinery.errors import UserError
 from refinery.spec_models import EvaluateSpec
 
+DATA = "truthfulqa"
 TARGETS = ("mc1_targets", "mc2_targets")
 
 
@@ -23,9 +24,9 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    place = root(settings, "truthfulqa")
+    place = root(settings, DATA)
     released = place is not None and place.is_dir() and any(place.rglob("*mc_task*"))
-    rows = splits(settings, "truthfulqa", {"validation": "*mc_task*" if released else "*validation*"})
+    rows = splits(settings, DATA, {"validation": "*mc_task*" if released else "*validation*"})
     lists = {
         split: [{"question": row["question"]} | {key: _lists(row, key) for key in TARGETS} for row in some]
         for split, some in rows.items()

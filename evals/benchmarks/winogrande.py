@@ -11,6 +11,7 @@ from evals.benchmarks._files import splits
 from evals.benchmarks._tasks import Task, builtin
 from refinery.spec_models import EvaluateSpec
 
+DATA = "winogrande"
 COLUMNS = ("sentence", "option1", "option2", "answer")
 
 
@@ -19,6 +20,6 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, "winogrande", {"validation": "*val*"})
+    rows = splits(settings, DATA, {"validation": "*val*"})
     rows = {split: [{column: row[column] for column in COLUMNS} for row in some] for split, some in rows.items()}
     return builtin("winogrande/default.yaml", name, settings, rows, chat=False, primary="acc")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evals import harness
+from evals import harness, judging
 from evals.stages import matrices
 from refinery.cli.cells import Cell, Cells
 from refinery.cli.progress import Progress
@@ -60,6 +60,7 @@ class Training:
         self.point, self.plan, self.store = point, point.spec.train, store
         self.run_id, self.progress = run_id, progress
         self.settings = point.spec.evaluate or EvaluateSpec()
+        self.judge = judging.of(point.spec, store)
         self.failed: list[str] = []
         self.done: list[Cell] = []
         self.rows: list[Row] = []
@@ -120,6 +121,7 @@ class Training:
             store=self.store,
             heldout=self.cells.rows(SOURCE, "validation"),
             select=self.plan.select,
+            judge=self.judge,
         )
         return next(s for s in scores if s.benchmark == VALIDATION)
 
@@ -180,11 +182,19 @@ def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) 
     heldout = [e for e in store.examples(source) if e.split == "test"]
     select = spec.train.select if spec.train else None
     task = " ".join(filter(None, ["checkpoints", point.label]))
+    judge = judging.of(spec, store)
     for number, row in enumerate(rows):
         label = row["name"] if row["role"] == "base" else f"{row['name']} seed {row['seed']}"
         progress.update(task, number, len(rows), label)
         harness.evaluate(
-            row["fingerprint"], row["path"], benchmarks, spec.evaluate, store=store, heldout=heldout, select=select
+            row["fingerprint"],
+            row["path"],
+            benchmarks,
+            spec.evaluate,
+            store=store,
+            heldout=heldout,
+            select=select,
+            judge=judge,
         )
     progress.update(task, len(rows), len(rows))
     for matrix in matrices(spec, store) if not point.keys else ():
