@@ -163,7 +163,7 @@ def _effect(panels: Sequence[Panel], name: str, baseline: str, margin: float, se
     vs_base = _mean(panels, [name, BASE], _difference, seed)
     missing = "" if all(baseline in panel.values for panel in panels) else "the baseline has no score"
     missing = "this is the baseline" if name == baseline else missing
-    pooled = _ratio(panels, [name, baseline], _as_they_are, seed, "the baseline's score", missing)
+    pooled = _ratio(panels, [name, baseline], _as_they_are, "the baseline's score", missing)
     one = len({panel.benchmark for panel in panels}) == 1
     runs = [pair for panel in panels if one for pair in zip(*_rows(panel, [name, BASE]), strict=True)]
     changes = [(int((base > method).sum()), int((method > base).sum())) for method, base in runs]
@@ -172,8 +172,8 @@ def _effect(panels: Sequence[Panel], name: str, baseline: str, margin: float, se
         base=_mean(panels, [BASE], lambda b: b, seed),
         vs_base=vs_base,
         vs_baseline=_mean(panels, [name, baseline], _difference, seed, missing),
-        retention=_ratio(panels, [name, BASE], _as_they_are, seed, "the base's score"),
-        damage_recovered=_ratio(panels, [name, BASE, baseline], _over_baseline, seed, "the baseline's loss", missing),
+        retention=_ratio(panels, [name, BASE], _as_they_are, "the base's score"),
+        damage_recovered=_ratio(panels, [name, BASE, baseline], _over_baseline, "the baseline's loss", missing),
         relative_gain=_mean_of_ratios(panels, name, baseline, seed, missing),
         pooled_gain=replace(pooled, value=pooled.value - 1, low=pooled.low - 1, high=pooled.high - 1),
         within_margin=vs_base.low > -margin,
@@ -239,14 +239,13 @@ def _ratio(
     panels: Sequence[Panel],
     names: Sequence[str],
     combine: Callable[..., np.ndarray],
-    seed: int,
     below: str,
     missing: str = "",
 ) -> Estimate:
     if missing:
         return _not_estimable(panels, names, missing)
     blocks = _blocks(panels, names, combine)
-    found = stats.crossed_ratio(blocks, seed=seed)
+    found = stats.crossed_ratio(blocks)
     if not found.bounded:
         return _not_estimable(panels, names, f"not estimable: {below} cannot be told from 0")
     if sum(block.weight * block.values[..., 1].mean() for block in blocks) < 0:
@@ -261,7 +260,7 @@ def _mean_of_ratios(panels: Sequence[Panel], name: str, baseline: str, seed: int
         ratio = method.mean() / reference.mean()
         return ratio - 1 + (method - ratio * reference) / reference.mean()
 
-    each = [_ratio([panel], [name, baseline], _as_they_are, seed, "the baseline's score", missing) for panel in panels]
+    each = [_ratio([panel], [name, baseline], _as_they_are, "the baseline's score", missing) for panel in panels]
     for panel, found in zip(panels, each, strict=True):
         if not found.estimable:
             where = "" if len(panels) == 1 else f" on {panel.benchmark}"

@@ -1,7 +1,9 @@
 """inspect_ai's logs: a .eval file (a zip of a header and one JSON a sample), or the same as one .json."""
 
+import io
 import json
 import math
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,10 @@ from refinery.records import Sample, Score, digest
 
 LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """inspect_ai's correct, incorrect, partial and no answer, at the values that its own accuracy gives them."""
+
+ZSTANDARD = 93
+NAME_LENGTH = 26
+"""Where a zip member's own header has the lengths of what stands before its data (APPNOTE 4.3.7)."""
 
 
 def is_log(path: Path) -> bool:
@@ -60,19 +66,29 @@ def read(path: Path) -> list[Evaluation]:
 
 def _zip(path: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     archive = members(path)
-
-    def one(name: str) -> Any:
-        try:
-            return json.loads(archive.read(name))
-        except (NotImplementedError, zipfile.BadZipFile) as error:
-            cure = f"inspect log convert --to json {path.name}"
-            raise UserError(f"{path}: {error}; this Python cannot unpack it: `{cure}`") from error
-
     names = archive.namelist()
     if "header.json" not in names:
         raise UserError(f"{path}: a log without its header, of a run that did not come to its end")
     parts = [name for name in names if name.startswith("samples/") and name.endswith(".json")]
-    return one("header.json"), (one(name) for name in parts)
+    return json.loads(_member(archive, "header.json")), (json.loads(_member(archive, name)) for name in parts)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Newer logs are packed with Zstandard, which this language's own zip reader learns in 3.14."""
+    about = archive.getinfo(name)
+    if about.compress_type != ZSTANDARD:
+        return archive.read(name)
+    try:
+        import pyarrow
+    except ImportError as error:
+        cure = 'pip install "refinery[eval]", or `inspect log convert --to json`'
+        raise UserError(f"{archive.filename}: packed with Zstandard: {cure}") from error
+    assert archive.fp is not None
+    archive.fp.seek(about.header_offset + NAME_LENGTH)
+    name_length, more_length = struct.unpack("<HH", archive.fp.read(4))
+    archive.fp.seek(name_length + more_length, io.SEEK_CUR)
+    packed = archive.fp.read(about.compress_size)
+    return pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd").read()
 
 
 def _json(path: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:

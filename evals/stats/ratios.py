@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats as distributions
 
-from evals.stats.crossing import DRAWS, Block, moments, replicates
+from evals.stats.crossing import Block, moments
 from evals.stats.means import Ratio, quantile_z
 
 
@@ -35,12 +35,12 @@ def _within(numerator: float, denominator: float, covariance: np.ndarray, errors
     return Ratio(value, (b - root) / a, (b + root) / a, True)
 
 
-def crossed_ratio(blocks: Sequence[Block], confidence: float = 0.95, seed: int = 0, draws: int = DRAWS) -> Ratio:
+def crossed_ratio(blocks: Sequence[Block], confidence: float = 0.95) -> Ratio:
     """Ratio of the two quantities in blocks of shape (seeds, items, 2), summed over blocks, by Fieller.
 
     Pooling is a ratio of sums, never a mean of ratios: with little damage on one benchmark its own ratio is noise.
-    The set is the union of two: one with the covariance of the crossed bootstrap, one with that of `moments` and as
-    many standard errors as the t-type interval of the crossed mean reaches, so that few seeds count as few.
+    The covariance is that of `moments`, over seeds and items, and a bound lies as many standard errors away as the
+    t-type interval of the crossed mean reaches, so that few seeds count as few.
     """
     m = moments(blocks)
     numerator, denominator = (float(x) for x in m.estimate)
@@ -50,11 +50,4 @@ def crossed_ratio(blocks: Sequence[Block], confidence: float = 0.95, seed: int =
     turned = moments([replace(b, values=np.asarray(b.values, dtype=float) @ axes.T) for b in blocks])
     spreads = [spread for spread in (turned.spread(0), turned.spread(1)) if spread.se > 0]
     errors = max((s.reach((1 + confidence) / 2) / s.se for s in spreads), default=quantile_z(confidence))
-    drawn = np.cov(replicates(blocks, draws, seed).T)
-    both = [
-        _within(numerator, denominator, m.covariance, errors),
-        _within(numerator, denominator, drawn, quantile_z(confidence)),
-    ]
-    if not all(each.bounded for each in both):
-        return Ratio(numerator / denominator, math.nan, math.nan, False)
-    return Ratio(both[0].value, min(each.low for each in both), max(each.high for each in both), True)
+    return _within(numerator, denominator, m.covariance, errors)

@@ -40,7 +40,7 @@ def compare(words: Sequence[str], accept: Sequence[str], gates: Sequence[Gate], 
     else:
         out = console()
         for each in found:
-            show(out, each)
+            show(out, each, explained=each is found[-1])
         show_gates(out, judged)
     return not any(each.failed for each in judged)
 
@@ -49,7 +49,10 @@ def compared(wanted: Asked, accept: Sequence[str] = ()) -> list[Compared]:
     """Every pair, adjusted as one family."""
     found = [compare_arms(first, second, wanted.kinds, accept=accept) for first, second in wanted.pairs]
     if not any(each.lines for each in found):
-        reasons = [f"{name}: {why}" for each in found for name, why in each.refused.items()]
+        alike: dict[str, list[str]] = {}
+        for name, why in ((name, why) for each in found for name, why in each.refused.items()):
+            alike.setdefault(why, []).append(name)
+        reasons = [f"{', '.join(names)}: {why}" for why, names in alike.items()]
         cure = "; --accept SETTING compares all the same" if any("not comparable" in why for why in reasons) else ""
         raise UserError("nothing can be compared: " + ("; ".join(reasons) or "no benchmark is scored on both") + cure)
     return adjust(found)
@@ -113,7 +116,14 @@ def show_gates(out: Console, judged: Sequence[Judged]) -> None:
 # ---- the tables
 
 
-def show(out: Console, found: Compared) -> None:
+EXPLAINED = """p: adjusted (Holm) over all benchmarks shown; of means as it is. finds: where no
+difference was found, the smallest true one that would be, in 4 cases of 5.
+lost, gained: items on which A, B scored higher, a run. odds: gained for a lost.
+McNemar p: the largest of all pairs of runs. flips p: sign flips of items.
+h: Cohen's; 0.2 is small."""
+
+
+def show(out: Console, found: Compared, explained: bool = True) -> None:
     out.print(f"A {found.first}\nB {found.second}", style="bold", soft_wrap=True)
     lines = [*found.lines, *found.means.values()]
     if lines:
@@ -124,6 +134,8 @@ def show(out: Console, found: Compared) -> None:
         if found.lines:
             out.print()
             out.print(_changes(found.lines))
+        if explained:
+            out.print(f"\n{EXPLAINED}", style="dim")
     for name, why in found.refused.items():
         out.print(f"{name}: {why}", style="yellow")
     warned = [f"{line.name}: {words}" for line in found.lines for words in line.warnings]
@@ -135,11 +147,6 @@ def show(out: Console, found: Compared) -> None:
 def _differences(lines: Sequence[Line]) -> Any:
     columns = ("A", "B", "B - A", "interval", "p", "finds")
     made = table("benchmark", *columns, right=columns)
-    made.caption = (
-        "p: adjusted (Holm) over all benchmarks shown; of means as it is. finds: where no difference was found, the "
-        "smallest true one that would be, in 4 cases of 5."
-    )
-    made.caption_justify = "left"
     for line in lines:
         d = line.difference
         p = d.p if math.isnan(line.p_holm) else line.p_holm
@@ -152,11 +159,6 @@ def _differences(lines: Sequence[Line]) -> Any:
 def _changes(lines: Sequence[Line]) -> Any:
     columns = ("items", "lost", "gained", "odds", "McNemar p", "flips p", "h")
     made = table("benchmark", *columns, right=columns)
-    made.caption = (
-        "lost, gained: items on which A, B scored higher, a run. odds: gained for each lost. McNemar p: the largest of "
-        "all pairs of runs. flips p: sign flips of items. h: Cohen's, 0.2 is small."
-    )
-    made.caption_justify = "left"
     for line in lines:
         lost, gained = (sum(getattr(c, side) for c in line.changes) for side in ("lost", "gained"))
         n = len(line.changes)

@@ -60,6 +60,36 @@ def test_means_over_seeds_and_what_was_forgotten(tmp_path: Path) -> None:
     ]
 
 
+def test_scores_measured_otherwise_stand_in_no_column(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.duckdb")
+    fill(store)
+    other = Score("plain1", "one", "acc", 0.9, 0, 1, 10, "g", True, {"batch_size": 8})
+    store.add_scores([other])
+    with_both = matrices(spec(), store)[0]
+    assert with_both.values[2][0] == pytest.approx(0.45)  # its score under the shared settings counts
+    store.start_checkpoint("plain2", "run", "plain", "sft", {}, 2, "", "", "", "final")
+    store.add_scores([Score("plain2", "one", "acc", 0.9, 0, 1, 10, "g", True, {"batch_size": 8})])
+    (found,) = matrices(spec(), store)
+    assert found.values[2][0] == pytest.approx(0.45)
+    assert found.notes == ["plain seed 2: one left out (batch_size 8 instead of None)"]
+    assert found.lines()[-1] == found.notes[0]
+
+
+def test_a_domain_benchmark_for_each_stage_gives_the_measures_of_continual_learning(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.duckdb")
+    fill(store)
+    two = spec()
+    assert two.evaluate is not None
+    two.evaluate.domain, two.evaluate.general = ["one", "two"], ["three"]
+    (found,) = matrices(two, store)
+    assert found.measures is not None
+    assert found.measures.accuracy.value == pytest.approx(((0.5 + 0.9) / 2 + (0.4 + 0.8) / 2) / 2)
+    assert found.measures.backward_transfer.value == pytest.approx(((0.5 - 0.9) + (0.4 - 0.7)) / 2)
+    assert found.measures.forward_transfer.value == pytest.approx(((0.7 - 0.8) + (0.5 - 0.8)) / 2)
+    assert any(line.startswith("backward transfer -0.350 [") for line in found.lines())
+    assert matrices(spec(), store)[0].measures is None
+
+
 def test_nothing_without_stages(tmp_path: Path) -> None:
     one = spec()
     assert one.train is not None

@@ -189,7 +189,7 @@ def test_fieller_set_holds_the_true_share_recovered(n: int, seeds: int, spread: 
         base = binary_world(rng, skill_for(0.65, 0), items, 1, 0.0)
         sft = binary_world(rng, skill_for(0.65 - damage, spread), items, seeds, spread)
         half = binary_world(rng, skill_for(0.65 - damage / 2, spread), items, seeds, spread)
-        found = stats.crossed_ratio([Block(np.stack([half - sft, base - sft], axis=-1))], draws=400)
+        found = stats.crossed_ratio([Block(np.stack([half - sft, base - sft], axis=-1))])
         held += not found.bounded or found.low <= 0.5 <= found.high
     assert held / worlds >= 0.92
 
@@ -200,5 +200,5 @@ def test_small_damage_is_seldom_estimable() -> None:
     for _ in range(200):
         items = rng.normal(0, 1, 541)
         base, sft, half = (binary_world(rng, skill_for(a, 0), items, 1, 0.0) for a in (0.65, 0.61, 0.63))
-        unbounded += not stats.crossed_ratio([Block(np.stack([half - sft, base - sft], -1))], draws=300).bounded
+        unbounded += not stats.crossed_ratio([Block(np.stack([half - sft, base - sft], -1))]).bounded
     assert 0.4 <= unbounded / 200 <= 0.9
