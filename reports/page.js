@@ -132,7 +132,7 @@
       const among = data.sets.filter((set, i) => only === "" || i === +only);
       const held = among.reduce((sum, set) => sum + set.items.length, 0);
       const changed = among.reduce((sum, set) => sum + set.changed, 0);
-      count.textContent = `${found.length} items found among the ${held} of ${changed} changed items that are on this page`;
+      count.textContent = `${found.length} ${found.length === 1 ? "item" : "items"} found among the ${held} of ${changed} changed items that are on this page`;
       list.replaceChildren(...found.map(({ set, item }, i) => {
         const button = make("button");
         button.type = "button";

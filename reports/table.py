@@ -41,7 +41,7 @@ def decimals(low: float, high: float) -> int:
     half = abs(high - low) / 2
     if math.isnan(half):
         return 1
-    return 0 if half >= 10 else 2 if 0 < half < 0.1 else 1
+    return 0 if half >= 10 else 2 if 1e-9 < half < 0.1 else 1  # what is smaller is noise of the arithmetic
 
 
 def fixed(number: float, places: int, sign: bool = False) -> str:
@@ -202,7 +202,9 @@ def numbers(values: Sequence[float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time that something took: "42 s", "12 min", "3.4 h"."""
+    """A time that something took: "0.3 s", "42 s", "12 min", "3.4 h"."""
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

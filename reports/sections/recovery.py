@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reports import plots_diagnostics, table
@@ -23,8 +24,8 @@ def render(data: ReportData) -> list[Block]:
     return [*blocks, *_ratios(methods, comparison.baseline)]
 
 
-def _figure(comparison: Comparison, methods: list[MethodResult]) -> Figure:
-    """Damage recovered, over all general benchmarks and on each."""
+def _figure(comparison: Comparison, methods: list[MethodResult]) -> Figure | Table:
+    """Damage recovered, over all general benchmarks and on each; the table alone where no mean is estimable."""
     others = [method for method in methods if method.name != comparison.baseline]
     lines, rows = [], []
     for method in others:
@@ -48,7 +49,7 @@ def _figure(comparison: Comparison, methods: list[MethodResult]) -> Figure:
         "so that a share of it would be noise."
     )
     data = Table(columns, rows, note=note, name="recovery")
-    return Figure(title, words, drawn, data, words)
+    return Figure(title, words, drawn, data, words) if lines else replace(data, caption=title)
 
 
 def _dot(value: float, low: float, high: float) -> plots_diagnostics.Dot:

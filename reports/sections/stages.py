@@ -54,7 +54,9 @@ def _caption(staged: Staged) -> str:
     ]
     if not worst:
         return ""
-    _, name, change = min(worst, key=lambda each: each[0])
+    value, name, change = min(worst, key=lambda each: each[0])
+    if value >= 0:
+        return "No benchmark of an earlier stage fell in later ones."
     return f"Of what an earlier stage taught, most was lost on {name}: {table.points_interval(change)} points."
 
 

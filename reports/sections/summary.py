@@ -88,16 +88,19 @@ def verdict(comparison: Comparison, measured: list[Measured]) -> list[Block]:
     best = max(matching, key=lambda method: method.general.vs_base.value)
     baseline = next((method for method in measured if method.name == comparison.baseline), None)
     sentences = [
-        _learnt(comparison, best, len(matching)),
+        _learnt(comparison, best, len(matching), any(method.domain.vs_base.low > 0 for method in measured)),
         _forgotten(best, baseline, len(matching)),
         _sure(comparison, best),
     ]
     return [Bullets(sentences, "lead"), Details("Each method in a sentence", [each], open=len(measured) <= 4)]
 
 
-def _learnt(comparison: Comparison, best: Measured, matching: int) -> Text:
+def _learnt(comparison: Comparison, best: Measured, matching: int, gained: bool) -> Text:
     """The method that lost least among those that provably match the best domain mean."""
     margin = table.margin_points(comparison.margin)
+    if not gained:
+        return ["No method shows a gain on the domain: ", Strong(best.name), f" {_gains(best.domain)} (",
+                See("Gain against loss"), ")."]  # fmt: skip
     if matching == 1:
         rest = f", and no other method is provably within {margin} points of its domain accuracy"
     else:
@@ -118,9 +121,12 @@ def _sure(comparison: Comparison, best: Measured) -> Text:
     general, domain = best.general.vs_base, best.domain.vs_base
     text = (
         f"This rests on {table.counted(general.n_seeds, 'training')} a method, {table.count(domain.n_items)} domain "
-        f"and {table.count(general.n_items)} general items, by which its general change is known to "
-        f"{table.half_width(general)} points"
+        f"and {table.count(general.n_items)} general items, "
     )
+    if general.low == general.high:
+        text += "of which none changed: an interval without width that says little of other items"
+    else:
+        text += f"by which its general change is known to {table.half_width(general)} points"
     own = comparison.methods[best.name].general
     if len(own) > 1:
         name = min(own, key=lambda benchmark: own[benchmark].vs_base.value)
