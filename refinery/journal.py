@@ -9,6 +9,8 @@ changes nothing. (A power cut may lose the last rows: they are not forced to dis
 import contextlib
 import os
 import threading
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
@@ -31,22 +33,43 @@ MUCH = 4000
 
 
 class _Digests:
-    """Which digests the store may hold, by their first 64 bits: a first run need not open it for each to find none."""
+    """Which digests the store may hold, by their first 64 bits: a first run need not open it for each to find none.
+    Eight bytes each, in sorted arrays of which each is longer than the next; only the latest stand in a set."""
+
+    LATEST = 8192
 
     def __init__(self, new: Iterable[str]):
-        self.old = np.empty(0, dtype=np.uint64)
-        """Those the store held at first, sorted."""
-        self.new = {int(name[:16], 16) for name in new}
+        self._latest: set[int] = set()
+        self._sorted: list[array[int]] = []
+        for name in new:
+            self.add(name)
+
+    def was_there(self, old: np.ndarray) -> None:
+        """Those the store held at first, uint64."""
+        self._sorted = [_in_order(old), *self._sorted]
 
     def add(self, name: str) -> None:
-        self.new.add(int(name[:16], 16))
+        self._latest.add(int(name[:16], 16))
+        if len(self._latest) >= self.LATEST:
+            found, rest = np.fromiter(self._latest, dtype=np.uint64), self._sorted
+            while rest and len(rest[-1]) <= 2 * len(found):
+                found, rest = np.concatenate([np.asarray(rest[-1]), found]), rest[:-1]
+            self._sorted = [*rest, _in_order(found)]  # before the set is emptied: another thread may look
+            self._latest = set()
 
     def __contains__(self, name: str) -> bool:
         number = int(name[:16], 16)
-        if number in self.new or not len(self.old):
-            return number in self.new
-        at = self.old.searchsorted(np.uint64(number))
-        return bool(at < len(self.old) and self.old[at] == number)
+        return number in self._latest or any(_holds(each, number) for each in self._sorted)
+
+
+def _in_order(numbers: np.ndarray) -> "array[int]":
+    """As an array, in which `bisect` is four times as fast as NumPy for a single number."""
+    return array("Q", np.sort(numbers).tobytes())
+
+
+def _holds(numbers: "array[int]", number: int) -> bool:
+    at = bisect_left(numbers, number)
+    return at < len(numbers) and numbers[at] == number
 
 
 class Journal:
@@ -115,7 +138,7 @@ class Journal:
         if table not in self._digests:
             with self._lock:  # what is noted from here on is added, so that what is flushed meanwhile is not missed
                 self._digests[table] = _Digests(key[0] for key in (*self._rows[table], *self._writing[table]))
-            self._digests[table].old = np.sort(self.store.known(table))
+            self._digests[table].was_there(self.store.known(table))
         return digest in self._digests[table]
 
     def flush(self) -> None:

@@ -179,22 +179,25 @@ was dropped on the way, so that a row that comes back has its old place."""
 
 def handed_on(store: Store, fingerprints: Sequence[str]) -> int:
     """How many distinct rows the steps hand on together."""
-    sql = f"SELECT count(DISTINCT example_id) AS n FROM ({HANDED_ON})"
-    return int(store.query(sql, [list(fingerprints)])[0]["n"])
+    return _count(store, fingerprints, "")
 
 
 def answered(store: Store, step: Step) -> int:
     """Rows handed on to the step that have an outcome, transient or not."""
-    sql = f"""SELECT count(DISTINCT example_id) AS n FROM ({HANDED_ON}) WHERE example_id IN
-              (SELECT example_id FROM outcomes WHERE step = ? AND action <> 'created')"""
-    return int(store.query(sql, [step.reads, step.fingerprint])[0]["n"])
+    sql = "WHERE example_id IN (SELECT example_id FROM outcomes WHERE step = ? AND action <> 'created')"
+    return _count(store, step.reads, sql, step.fingerprint)
 
 
 def not_done(store: Store, step: Step) -> int:
     """Rows handed on to the step that have no outcome yet, or a transient one."""
-    sql = f"""SELECT count(DISTINCT example_id) AS n FROM ({HANDED_ON}) WHERE example_id NOT IN
-              (SELECT example_id FROM outcomes WHERE step = ? AND NOT transient)"""
-    return int(store.query(sql, [step.reads, step.fingerprint])[0]["n"])
+    sql = "WHERE example_id NOT IN (SELECT example_id FROM outcomes WHERE step = ? AND NOT transient)"
+    return _count(store, step.reads, sql, step.fingerprint)
+
+
+def _count(store: Store, fingerprints: Sequence[str], which: str, *params: str) -> int:
+    what = "*" if len(fingerprints) == 1 else "DISTINCT example_id"  # within a step ids are distinct already
+    sql = f"SELECT count({what}) AS n FROM ({HANDED_ON}) {which}"
+    return int(store.query(sql, [list(fingerprints), *params])[0]["n"])
 
 
 def again(store: Store, step: Step) -> list[str]:

@@ -1,5 +1,6 @@
 """The journal: nothing answered is lost, whatever kills the run, and replaying changes nothing twice."""
 
+import hashlib
 import json
 import os
 import random
@@ -9,10 +10,11 @@ import time
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from refinery.errors import RowError, UserError
-from refinery.journal import Journal
+from refinery.journal import Journal, _Digests
 from refinery.records import Example, Outcome
 from refinery.store import Store
 
@@ -129,7 +131,7 @@ def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_the_rows(
 
 RUN = """
 import itertools, sys, time
-from refinery.journal import Journal
+from refinery.journal import Journal, _Digests
 from refinery.records import Example, Outcome
 from refinery.store import Store
 sys.path.insert(0, "tests")
@@ -161,3 +163,14 @@ def test_kill_9_loses_nothing_answered(store: Store) -> None:
     assert len(found) > told > 0
     with duckdb.connect(str(store.path), read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (len(found),)
+
+
+def test_digests_are_found_however_many_there_are(monkeypatch):
+    """Against a plain set, across many mergings."""
+    monkeypatch.setattr(_Digests, "LATEST", 7)
+    names = [hashlib.sha256(b"%d" % n).hexdigest() for n in range(600)]
+    found = _Digests(names[:20])
+    found.was_there(np.array([int(name[:16], 16) for name in names[20:100]], dtype=np.uint64))
+    for name in names[100:400]:
+        found.add(name)
+    assert [name in found for name in names] == [True] * 400 + [False] * 200
