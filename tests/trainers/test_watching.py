@@ -49,7 +49,8 @@ def test_probes_change_nothing_and_measure_the_divergence(job: JobMaker, tmp_pat
     probed = train(job("sft", **params, **probe, _out=tmp_path / "probed"))
     assert gap(plain, probed) == 0.0 and plain.name == probed.name
     found = metrics(store, probed.name)
-    for name in ("forward_kl", "reverse_kl"):
+    assert all(0 < value <= 128 for value in found["probe_length"].values()) and set(found["probe_cut"]) == {2, 4, 5}
+    for name in ("forward_kl", "reverse_kl", "forward_kl_rollouts"):
         assert list(found[name]) == [2, 4, 5]
         assert 0 < found[name][2] < found[f"{name}_sequence"][2]
     # the last probe again, from the saved weights: the base's answers are those that the same noise gives
@@ -138,6 +139,7 @@ def test_nan_stops_with_step_rows_and_the_last_good_checkpoint(
     assert row is not None and row["status"] == "failed"
     assert row["manifest"]["step"] == 10 and row["manifest"]["since"] == 6 and row["manifest"]["last_good_step"] == 4
     assert row["manifest"]["rows"] == [rows[place].id for place in order(20, 48, 0)[36:40]]
+    assert row["manifest"]["rows_since"] == [rows[place].id for place in order(20, 48, 0)[20:24]]
     assert {path.name for path in (directory(one) / "state").iterdir()} == {"checkpoint-2", "checkpoint-4"}
     steps: list[int] = []
     folder = train(one, lambda step, total, loss: steps.append(step))
@@ -145,6 +147,32 @@ def test_nan_stops_with_step_rows_and_the_last_good_checkpoint(
     again = store.checkpoint(fingerprint(one))
     assert again is not None and again["status"] == "complete"
     assert gap(folder, train(job("sft", **{**params, "_store": None, "_out": tmp_path / "undisturbed"}))) == 0.0
+
+
+@pytest.mark.parametrize("method", ["raft", "sdft", "gkd"])
+def test_a_distillation_that_breaks_stops_too(
+    job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from trainers.distill import ConditionedDistillation
+
+    real = ConditionedDistillation._compute_loss
+
+    def compute_loss(self: Any, *args: Any) -> Any:
+        loss, *rest = real(self, *args)
+        return (loss * float("nan") if self.state.global_step >= 3 else loss, *rest)
+
+    store = Store(tmp_path / "store.duckdb")
+    params = {"teacher_prompt": "{{ question }} {{ response }}", "max_completion_length": 4, "_store": store}
+    one = job(method, max_steps=12, epochs=9, save_every=2, **params)
+    with monkeypatch.context() as patch:
+        patch.setattr(ConditionedDistillation, "_compute_loss", compute_loss)
+        with pytest.raises(Stopped, match=r"at step 8 \(rows .*the last good checkpoint is of step 2"):
+            train(one)
+    row = store.checkpoint(fingerprint(one))
+    assert row is not None and row["status"] == "failed" and row["manifest"]["since"] == 4
+    steps: list[int] = []
+    train(one, lambda step, total, loss: steps.append(step))
+    assert steps == list(range(3, 13))
 
 
 def test_a_loss_that_runs_away_stops(job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
