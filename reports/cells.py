@@ -73,7 +73,8 @@ def _settings(data: ReportData, name: str, params: Mapping[str, Any], several: b
 
 def _behind(data: ReportData, name: str) -> list[str]:
     """The step and all that it reads, directly or not."""
-    waiting, found = [name], []
+    found: list[str] = []
+    waiting = [name]
     while waiting:
         step = waiting.pop()
         if step in data.spec.graph and step not in found:

@@ -55,7 +55,7 @@ def _chosen(panel: Panel, arms: Sequence[str]) -> Iterator[int]:
     """Positions of items, each once: the first that each method lost, that each gained, the second, and so on."""
     differences = _differences(panel, arms)
     somewhere = np.flatnonzero((differences != 0).any(0))
-    order = sorted(somewhere, key=lambda i: hashlib.md5(panel.items[i].encode()).digest())
+    order = sorted(somewhere.tolist(), key=lambda i: hashlib.md5(panel.items[i].encode()).digest())
     turns = [[i for i in order if sign * row[i] > 0] for row in differences for sign in (-1, 1)]
     taken: set[int] = set()
     while any(turns) and len(taken) < PER_BENCHMARK:
@@ -64,7 +64,7 @@ def _chosen(panel: Panel, arms: Sequence[str]) -> Iterator[int]:
                 turn.pop(0)
             if turn and len(taken) < PER_BENCHMARK:
                 taken.add(turn[0])
-                yield int(turn.pop(0))
+                yield turn.pop(0)
 
 
 def _items(

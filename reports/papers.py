@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from evals.panels import BASE, Panel, Panels
 from refinery.errors import UserError, did_you_mean
-from reports import across, table
+from reports import across, headline, table
 from reports.blocks import Block, Column, Heading, Mono, Paragraph, Table, Text
 from reports.data import ReportData
+from reports.headline import four_versions, shown
 from reports.published import PAPERS, RAFT_1, RAFT_2, RAFT_HEADLINE, Published
 
 if TYPE_CHECKING:
     from evals.forgetting import Comparison, Effect, Estimate
+    from evals.stats import Mean
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "IFEval": ("ifeval",),
@@ -50,7 +52,7 @@ def tables(paper: str, reports: Sequence[ReportData]) -> list[Block]:
     for published in PAPERS[paper]:
         together = published is RAFT_1
         blocks += [Heading(published.title, 3), _table(published, _runs(published, reports, together))]
-    return [*blocks, *(_headline(reports) if paper == "raft" else [])]
+    return [*blocks, *(_headline(_runs(RAFT_1, reports, True)) if paper == "raft" else [])]
 
 
 _HOW = (
@@ -106,8 +108,18 @@ def _row(published: Published, ours: str) -> str:
 # ---- our runs
 
 
-Run = tuple[str, str, "Comparison", dict[str, str]]
-"""Model, what else names the row, the comparison with arms for methods, and arm to the methods' names."""
+class Run(NamedTuple):
+    """One row's worth of ours."""
+
+    model: str
+    what: str
+    """What else names the row."""
+    comparison: Comparison
+    """With the paper's names for methods."""
+    names: dict[str, str]
+    """The paper's names to ours."""
+    lenient: dict[str, Mean]
+    """Of direct knowledge, by the second metric; by the paper's names."""
 
 
 def _runs(published: Published, reports: Sequence[ReportData], together: bool) -> list[Run]:
@@ -128,7 +140,8 @@ def _runs(published: Published, reports: Sequence[ReportData], together: bool) -
         baseline = next((each for each in arms if each.endswith("SFT")), arms[0])
         comparison = pool(kept, baseline=baseline, margin=group[0].spec.report.margin)
         what = f"{len(group)} specs" if len(group) > 1 else group[0].label
-        runs.append((group[0].spec.model, what, comparison, names))
+        lenient = _lenient(group[0], names) if len(group) == 1 and "Lenient" in published.columns else {}
+        runs.append(Run(group[0].spec.model, what, comparison, names, lenient))
     return runs
 
 
@@ -151,6 +164,24 @@ def _renamed(
     return kept, names
 
 
+def _lenient(data: ReportData, names: Mapping[str, str]) -> dict[str, Mean]:
+    """Mean of the metric `lenient` over the items of direct knowledge, seeds and items resampled."""
+    import numpy as np
+
+    from evals import stats
+
+    sql = """SELECT checkpoint, item, value FROM samples WHERE benchmark = 'knowledge_direct' AND metric = 'lenient'
+             AND list_contains(?::VARCHAR[], checkpoint) ORDER BY checkpoint, item"""
+    found: dict[str, Mean] = {}
+    for row, name in names.items():
+        own: dict[str, dict[str, float]] = {}
+        for sample in data.store.query(sql, [[each["fingerprint"] for each in data.checkpoints[name]]]):
+            own.setdefault(sample["checkpoint"], {})[sample["item"]] = sample["value"]
+        if own and len({tuple(each) for each in own.values()}) == 1:
+            found[row] = stats.crossed([stats.Block(np.array([list(each.values()) for each in own.values()]))])
+    return found
+
+
 def _only(panel: Panel, own: Mapping[str, str]) -> Panel:
     arms = {row: panel.values[name] for row, name in own.items() if name in panel.values}
     return replace(panel, values={BASE: panel.values[BASE], **arms})
@@ -166,7 +197,7 @@ def _table(published: Published, runs: Sequence[Run]) -> Table:
     rows: list[list[Text]] = []
     used = set()
     for (group, row), figures in published.rows.items():
-        fitting = [run for run in runs if _same_model(run[0], group)]
+        fitting = [run for run in runs if _same_model(run.model, group)]
         used |= {id(run) for run in fitting}
         ours = _ours(published, fitting[0], row) if fitting else {}
         cells = [cell for name in published.columns for cell in (table.published(figures[name]), ours.get(name, ""))]
@@ -174,11 +205,11 @@ def _table(published: Published, runs: Sequence[Run]) -> Table:
     for run in runs:
         if id(run) in used:
             continue
-        for row in ["Base", *run[3]]:
+        for row in ["Base", *run.names]:
             ours = _ours(published, run, row)
             cells = [cell for name in published.columns for cell in ("", ours.get(name, ""))]
-            what: Text = row if row == "Base" else [row, " (", Mono(run[3][row]), ")"]
-            rows.append([f"ours: {run[0]}, {run[1]}", what, *cells])
+            what: Text = row if row == "Base" else [row, " (", Mono(run.names[row]), ")"]
+            rows.append([f"ours: {run.model}, {run.what}", what, *cells])
     note = f"{published.cite}. {published.note}".strip()
     lacking = "" if runs else " None of the specs given has a run for it."
     return Table(columns, rows, note=note + lacking, name=_name(published))
@@ -198,8 +229,10 @@ def _same_model(ours: str, group: str) -> bool:
 def _ours(published: Published, run: Run, row: str) -> dict[str, str]:
     """Column to our figure; what was not measured is missing."""
     found = {}
+    if row in run.lenient:
+        found["Lenient"] = table.score_interval(run.lenient[row])
     for name in published.columns:
-        score = _score(run[2], row, _find(name, published))
+        score = _score(run.comparison, row, _find(name, published))
         if score is not None and score.estimable:
             found[name] = table.score_interval(score)
     return found
@@ -230,50 +263,15 @@ def _score(comparison: Comparison, row: str, get: Callable[[object], Effect | No
     return effect.score if effect else None
 
 
-# ---- what RAFT's headline means
-
-
-def _headline(reports: Sequence[ReportData]) -> list[Block]:
+def _headline(runs: Sequence[Run]) -> list[Block]:
     """The abstract's three percentages, the four things that could be meant, and the same four of our runs."""
     rows: list[list[Text]] = []
     for name, printed in RAFT_HEADLINE.items():
-        four = four_versions(name)
-        shown = [
-            table.published(v) for v in (printed, four["relative"], four["recovered"], four["points"], four["pooled"])
-        ]
-        rows.append([f"paper: {name}", *shown])
-    for model, what, comparison, _ in _runs(RAFT_1, reports, True):
-        method = comparison.methods.get("RAFT")
-        if method is None or comparison.baseline != "SFT":
-            continue
-        for name in RAFT_HEADLINE:
+        rows.append([f"paper: {name}", *map(table.published, (printed, *four_versions(name).values()))])
+    for run in runs:
+        method = run.comparison.methods.get("RAFT")
+        for name in RAFT_HEADLINE if run.comparison.baseline == "SFT" and method else ():
             effect = _find(name, RAFT_1)(method)
             if effect is not None:
-                four_ours = (effect.relative_gain, effect.damage_recovered)
-                cells = [table.ratio_interval(e) if e.estimable else table.NOT_ESTIMABLE for e in four_ours]
-                cells.append(table.points_interval(effect.vs_baseline))
-                pooled = effect.pooled_gain
-                cells.append(table.ratio_interval(pooled) if pooled.estimable else table.NOT_ESTIMABLE)
-                rows.append([f"ours: {model}, {what}: {name}", "", *cells])
-    titles = ("Abstract", "Mean relative gain", "Damage recovered", "Points", "Pooled gain")
-    columns = [Column("Score"), *(Column(title, "right") for title in titles)]
-    note = (
-        "RAFT against SFT. The paper's four are computed from its Table 1, as unweighted means over its backbones "
-        "(damage recovered where SFT did any; of D-Acc it has no meaning): the abstract's “recovering” is a mean "
-        "relative gain of the score, not a share of the damage."
-    )
-    return [Heading("What the headline of RAFT means", 3), Table(columns, rows, note=note, name="raft-headline")]
-
-
-def four_versions(column: str) -> dict[str, float | None]:
-    """Of the paper's Table 1, in percent: RAFT against SFT, as each of the four things that "improvement" may mean."""
-    backbones = list(dict.fromkeys(group for group, _ in RAFT_1.rows))
-    of = [[RAFT_1.rows[b, row][column] or 0.0 for row in ("Base", "SFT", "RAFT")] for b in backbones]
-    n = len(of)
-    recovered = [100 * (raft - sft) / (base - sft) for base, sft, raft in of if base > sft]
-    return {
-        "relative": sum(100 * (raft - sft) / sft for _, sft, raft in of) / n,
-        "recovered": sum(recovered) / n if len(recovered) == n else None,
-        "points": sum(raft - sft for _, sft, raft in of) / n,
-        "pooled": 100 * (sum(raft for *_, raft in of) / sum(sft for _, sft, _ in of) - 1),
-    }
+                rows.append([f"ours: {run.model}, {run.what}: {name}", "", *shown(effect)])
+    return headline.blocks(rows)

@@ -108,7 +108,7 @@ def _table(key: str, found: Sequence[Sweep], changes: Changes, holm: dict[int, f
     rows: list[list[Text]] = []
     for number, sweep in enumerate(found):
         for place, cell in enumerate(sweep.cells):
-            cells_: list[Text] = [[shown(cell.value(key)), *([" ", Mono(cell.name)])]]
+            cells_: list[Text] = [[f"{shown(cell.value(key))} ", Mono(cell.name)]]
             for kind, _ in KINDS:
                 score, change = score_of(cell, kind), changes[kind][number][place]
                 cells_.append(table.score_interval(score) if score else table.ABSENT)
