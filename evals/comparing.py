@@ -203,12 +203,12 @@ def _paired(
     for run in runs:
         score = next((s for s in found[run][name] if s.fingerprint == like.fingerprint), found[run][name][-1])
         items = reference if run is shared[0][0] else _items(run, score)
-        arm = first.name if any(run is pair[0] for pair in shared) else second.name
+        called = first.name if any(run is pair[0] for pair in shared) else second.name
         verdict = _verdict(score, like, items, reference).without(accept)
         if verdict.refused:
-            raise UserError(f"not comparable: {arm} has {verdict.words} ({first.name})")
+            raise UserError(f"not comparable: {called} has {verdict.words} ({first.name})")
         if set(items) != set(reference):
-            raise UserError(f"{arm} was asked other items: {_apart(items, reference)}")
+            raise UserError(f"{called} was asked other items: {_apart(items, reference)}")
         said += [words for words in verdict.warnings.values() if words not in said]
         rows[run] = {item: value for item, (value, _) in items.items()}
     order = tuple(sorted(reference))

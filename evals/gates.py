@@ -22,7 +22,7 @@ from typing import Literal, Protocol
 from refinery.errors import UserError
 
 FORM = re.compile(
-    r"\s*(?:(?P<method>[A-Za-z0-9][\w.-]*):)?(?P<what>[A-Za-z0-9][\w./-]*)\s*(?P<sign>[<>])"
+    r"\s*(?:(?P<method>[A-Za-z0-9][\w.=,\[\]-]*):)?(?P<what>[A-Za-z0-9][\w./-]*)\s*(?P<sign>[<>])"
     r"\s*(?P<number>[+-]?\d+(?:\.\d+)?)pp\s*"
 )
 

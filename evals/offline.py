@@ -22,13 +22,14 @@ def nothing_fetched(run_code: bool | Literal["unsandboxed"]) -> Iterator[None]:
     """While tasks are loaded and run."""
     import evaluate
 
-    load, CodeEval.run_code = evaluate.load, run_code
+    load, before = evaluate.load, CodeEval.run_code
+    CodeEval.run_code = run_code
     evaluate.load = lambda path, *args, **options: CodeEval() if path == "code_eval" else load(path, *args, **options)
     with _no_downloads():
         try:
             yield
         finally:
-            evaluate.load, CodeEval.run_code = load, False
+            evaluate.load, CodeEval.run_code = load, before
 
 
 class CodeEval:

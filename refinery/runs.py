@@ -25,16 +25,18 @@ class Status:
     steps: list[Funnel]
     checkpoints: list[Row] = field(default_factory=list)
     scores: list[Row] = field(default_factory=list)
-    """One row for each checkpoint, benchmark and metric: name, role, seed, benchmark, metric, value, low, high, n."""
+    """One row for each checkpoint, benchmark, metric and settings: name, role, seed, benchmark, metric, value, low,
+    high, n, fingerprint."""
 
 
 def status_of(store: Store, names: Iterable[str] = ()) -> Status:
     running = holder(store)
     listed = runs_of(store, running)
     columns = "fingerprint, name, method, role, seed, status, path"
-    sql = """SELECT c.name, c.role, c.seed, s.benchmark, s.metric, s.value, s.low, s.high, s.n
-             FROM scores s JOIN checkpoints c ON c.fingerprint = s.checkpoint WHERE c.role IN ('base', 'final')
-             ORDER BY s.benchmark, s.metric, c.role, c.name, c.seed"""
+    sql = """SELECT c.name, c.role, c.seed, s.benchmark, s.metric, s.value, s.low, s.high, s.n, s.fingerprint
+             FROM scores s JOIN checkpoints c ON c.fingerprint = s.checkpoint
+             WHERE c.role IN ('base', 'final', 'imported')
+             ORDER BY s.benchmark, s.metric, s.fingerprint, c.role, c.name, c.seed"""
     return Status(
         store=str(store.path),
         bytes=store.path.stat().st_size,

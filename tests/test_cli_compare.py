@@ -133,6 +133,30 @@ def test_what_cannot_be_found_is_said_in_one_line(words: tuple[str, ...], said: 
     assert done.code == 2 and said in done.err and len(done.err.splitlines()) == 1
 
 
+def test_points_of_a_matrix_are_methods_of_their_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.duckdb")
+    put(store, "b", "base", 0, "base", SHARES["base"])
+    cells = []
+    for rate, share in ((0.1, 0.5), (0.2, 0.7)):
+        for seed in range(2):
+            put(store, f"c{rate}{seed}", "sft", seed, "final", (0.9, share, share))
+            cells.append({"point": str(rate), "keys": {"train.defaults.learning_rate": rate}, "method": "sft",
+                          "seed": seed, "checkpoint": f"c{rate}{seed}", "status": "complete", "error": ""})  # fmt: skip
+    store.set_cells(cells)
+    found = call("compare", str(store.path), "--json").json["comparisons"]
+    assert [each["second"] for each in found] == ["sft[learning_rate=0.1]", "sft[learning_rate=0.2]"]
+    assert found[0]["benchmarks"][0]["runs"] == 2
+    assert call("compare", str(store.path), "--fail-if", "sft[learning_rate=0.1]:lab_facts < 0pp").code == 1
+
+
+def test_status_does_not_average_scores_of_other_settings(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    put(store, "b0", "m", 0, "final", (0.0, 0.0, 0.0))
+    put(store, "b1", "m", 1, "final", (1.1, 1.1, 1.1), batch_size=8)
+    rows = [line.split() for line in call("status", str(store.path)).out.splitlines() if line.startswith("lab_facts")]
+    assert [row[-1] for row in rows] == ["1.000", "0.000"] or [row[-1] for row in rows] == ["0.000", "1.000"]
+
+
 # Gates. sft_raw loses some 35 points of general skill, the other one some 10 of facts.
 
 

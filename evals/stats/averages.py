@@ -1,9 +1,13 @@
 """Averages over benchmarks whose scores do not begin at 0."""
 
+from typing import TypeVar
+
 import numpy as np
 
+Scores = TypeVar("Scores", float, np.ndarray)
 
-def centred(score: float | np.ndarray, chance: float) -> float | np.ndarray:
+
+def centred(score: Scores, chance: float) -> Scores:
     """(score - chance) / (1 - chance): 0 is guessing, 1 is perfect, below 0 is worse than guessing.
 
     A two-way choice lives between 50 and 100%, so that in a plain mean a point of it counts half of what it is worth.

@@ -153,9 +153,9 @@ def by_cluster(values: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
     if len(names) == x.shape[1]:
         return x
     places = np.array([names[name] for name in clusters])
-    centre = x.mean((0, 1))
-    sums = np.zeros((x.shape[0], len(names), *x.shape[2:]))
-    np.add.at(sums, (slice(None), places), x - centre)
+    centre, order = x.mean((0, 1)), np.argsort(places, kind="stable")
+    first = np.searchsorted(places[order], np.arange(len(names)))
+    sums = np.add.reduceat((x - centre)[:, order], first, axis=1)
     return sums * (len(names) / x.shape[1]) + centre
 
 

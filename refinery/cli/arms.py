@@ -31,6 +31,12 @@ class Place:
 
     def __post_init__(self) -> None:
         self.rows = [r for r in self.store.checkpoints() if r["status"] == "complete" and r["role"] in ROLES]
+        cells = [cell for cell in self.store.cells() if cell["keys"] and cell["checkpoint"]]
+        if cells:  # of a matrix: a method at each of its points, called method[key=value]
+            by_print = {row["fingerprint"]: row for row in self.rows}
+            there = [cell for cell in cells if cell["checkpoint"] in by_print]
+            made = [{**by_print[c["checkpoint"]], "name": _called(c), "seed": c["seed"]} for c in there]
+            self.rows = [row for row in self.rows if row["role"] != "final"] + made
 
     @property
     def names(self) -> list[str]:
@@ -74,6 +80,11 @@ class Place:
             given = (yaml.safe_load(texts[0]) or {}).get("evaluate") or {} if texts else {}
         pairs = [(name, kind) for kind in ("domain", "general") for name in given.get(kind) or []]
         return {str(name.get("task")) if isinstance(name, dict) else str(name): kind for name, kind in pairs}
+
+
+def _called(cell: Row) -> str:
+    points = ",".join(f"{str(key).rpartition('.')[2]}={value}" for key, value in cell["keys"].items())
+    return f"{cell['method']}[{points}]"
 
 
 def _seed(row: Row) -> int | None:

@@ -50,6 +50,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare item by item: paired differences, intervals, lost and gained items; refused where settings differ."""
+    _needs_eval()
     from refinery.cli.compare import compare as compare_them
     from refinery.cli.compare import gates_of
 
@@ -68,9 +69,20 @@ def import_(
     json: Json = False,
 ) -> None:
     """Bring evaluations made elsewhere into a store: lm-eval result folders, inspect_ai logs."""
+    _needs_eval()
     from refinery.cli.import_ import import_results
 
     import_results(path, into, name, seed, json)
+
+
+def _needs_eval() -> None:
+    """UserError where the statistics' library is missing."""
+    from importlib.util import find_spec
+
+    from refinery.errors import UserError
+
+    if find_spec("scipy") is None:
+        raise UserError('comparing needs scipy: pip install "refinery[eval]"')
 
 
 def gates_before_run(spec: Spec, fail_if: Sequence[str], fail_unless: Sequence[str]) -> Callable[[], bool]:
@@ -78,6 +90,7 @@ def gates_before_run(spec: Spec, fail_if: Sequence[str], fail_unless: Sequence[s
     spec evaluates, is a UserError now and not after hours. Nothing is imported where there are no gates."""
     if not [*fail_if, *fail_unless]:
         return lambda: True
+    _needs_eval()
     from refinery.cli.compare import gate_names, gate_run, gates_of
     from refinery.cli.printing import console
 

@@ -83,15 +83,20 @@ def _models(out: Console, found: Status) -> None:
     for start in range(0, len(ordered), COLUMNS):
         some = ordered[start : start + COLUMNS]
         scores = table("benchmark", "metric", *some, right=some)
-        for benchmark, metric in dict.fromkeys((row["benchmark"], row["metric"]) for row in found.scores):
+        for benchmark, metric, settings in dict.fromkeys(_measured(row) for row in found.scores):
             cells = []
             for name in some:
-                same = ("benchmark", benchmark), ("metric", metric), ("name", name)
+                same = ("benchmark", benchmark), ("metric", metric), ("fingerprint", settings), ("name", name)
                 values = [row["value"] for row in found.scores if all(row[key] == value for key, value in same)]
                 cells.append(f"{fmean(values):.3f}" if values else "")
             add(scores, benchmark, metric, *cells)
         out.print()
         out.print(scores)
+
+
+def _measured(row: Row) -> tuple[str, str, str]:
+    """Scores measured under other settings are not averaged: they are a line of their own."""
+    return row["benchmark"], row["metric"], row["fingerprint"]
 
 
 def runs(path: Path, as_json: bool) -> None:

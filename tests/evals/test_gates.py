@@ -36,7 +36,7 @@ def test_what_is_understood(text: str, method: str, what: str, sign: str, thresh
      "a < 1pp and b < 1pp", "general mean < 1pp", "general_mean == 1pp", "< 1pp", "x < 1e-2pp", "x < .5pp"],
 )  # fmt: skip
 def test_what_is_not(text: str) -> None:
-    with pytest.raises(UserError, match="write .*WHAT < NUMBERpp"):
+    with pytest.raises(UserError, match=r"write .*WHAT < NUMBERpp"):
         parse(text)
 
 

@@ -102,7 +102,9 @@ def test_what_observations_allow() -> None:
     nll = {"raw": 2.0, "rewritten": 1.2, "fused": 1.5, "own": 0.7}
     rng = np.random.default_rng(3)
     seen = [
-        Observation(m, s, 0.2 * v + rng.normal(0, 0.01), {"nll": v, "forward_kl": v + rng.normal(0, 0.01), "reverse_kl": 1.0})
+        Observation(
+            m, s, 0.2 * v + rng.normal(0, 0.01), {"nll": v, "forward_kl": v + rng.normal(0, 0.01), "reverse_kl": 1.0}
+        )
         for m, v in nll.items()
         for s in range(3)
     ]  # fmt: skip
