@@ -93,6 +93,14 @@ def test_crossed_over_clusters_holds_the_truth_and_over_items_does_not() -> None
     assert held["clusters"] / 300 >= 0.92 and held["items"] / 300 < 0.75
 
 
+def test_many_items_are_drawn_in_groups_to_the_same_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = RNG(9).integers(-1, 2, (3, 9000)).astype(float) + RNG(10).normal(0, 0.05, (3, 1))
+    grouped = stats.crossed([Block(d)], draws=2000)
+    monkeypatch.setattr("evals.stats.crossing.GROUPS", 10_000)
+    whole = stats.crossed([Block(d)], draws=2000)
+    assert (grouped.value, grouped.low, grouped.high) == pytest.approx((whole.value, whole.low, whole.high), abs=5e-4)
+
+
 # ---- pairs
 
 
