@@ -23,7 +23,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_verbs_exist() -> None:
-    known = {command.callback.__name__ for command in app.registered_commands}
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
     named = set(
         re.findall(r"refinery (init|validate|plan|run|show|schema|\w+) ", "\n".join(re.findall(r"^    .*", TEXT, re.M)))
     )
