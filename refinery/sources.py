@@ -35,6 +35,7 @@ unreadable_columns = shapes.unreadable
 
 def load(spec: Spec) -> list[Outcome]:
     """Every row of the main source: see `Reading`."""
+    assert spec.source is not None
     return read_source(spec.source)
 
 

@@ -54,12 +54,16 @@ class Spec(Section):
     """Models that are trained to write data for this one (methods dart and rewriting_agent), beginning at its weights,
     on the train rows of a step or source. Steps ask one by its name, as any other under `models`, and run after it is
     trained; `plan` says which those are."""
-    source: SourceSpec
+    source: SourceSpec | None = None
+    """The rows that steps refine and methods train on. Only a spec that evaluates `checkpoints` can do without."""
     sources: dict[Name, SourceSpec] = Field(default_factory=dict)
     """Further data sets, by the names under which steps read them: general data to mix in, test items to keep out.
     All of their rows are for training unless they say how to split."""
     graph: dict[Name, StepSpec] = Field(default_factory=dict)
     train: TrainSpec | None = None
+    checkpoints: dict[Name, list[str]] = Field(default_factory=dict)
+    """Weights trained elsewhere from `model`, to be evaluated and compared like a method of `train`: by name, the
+    folder (or hub id) of each seed's full weights or LoRA adapter."""
     evaluate: EvaluateSpec | None = None
     report: ReportSpec = Field(default_factory=ReportSpec)
     limits: LimitsSpec = Field(default_factory=LimitsSpec)
@@ -84,7 +88,7 @@ class Spec(Section):
                 model.model = self.model
                 model.revision = model.revision or self.revision
                 model.trust_remote_code = model.trust_remote_code or self.trust_remote_code
-        for source in (self.source, *self.sources.values()):
+        for source in self.all_sources.values():
             if source is not self.source and "split" not in source.model_fields_set:
                 source.split = SplitSpec(train=1.0)
             if source.split.seed is None:
@@ -93,7 +97,7 @@ class Spec(Section):
             self.train.data = self.train.data or (list(self.graph)[-1] if self.graph else SOURCE)
             for method in self.train.methods.values():
                 method.data = method.data or self.train.data
-            self.report.baseline = self.report.baseline or next(iter(self.train.methods), None)
+        self.report.baseline = self.report.baseline or next(iter(self.compared), None)
         self.store = self.store.replace("{name}", self.name)
         return self
 
@@ -102,9 +106,14 @@ class Spec(Section):
         return Path(self.store)
 
     @property
+    def compared(self) -> list[str]:
+        """Names of what stands beside the base: methods, then weights trained elsewhere."""
+        return [*(self.train.methods if self.train else ()), *self.checkpoints]
+
+    @property
     def all_sources(self) -> dict[str, SourceSpec]:
         """By the names that `from:` and `data:` call them; the main one first."""
-        return {SOURCE: self.source, **self.sources}
+        return {**({SOURCE: self.source} if self.source else {}), **self.sources}
 
     @property
     def points(self) -> list[Point]:

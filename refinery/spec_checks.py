@@ -25,7 +25,8 @@ def check(draft: Draft) -> None:
     """Add a problem to the draft's document for everything that is wrong between its parts."""
     _names(draft)
     _models(draft)
-    columns = {SOURCE: _source(draft, ("source",), draft.spec.source)}
+    columns = {SOURCE: _source(draft, ("source",), draft.spec.source) if draft.spec.source else None}
+    _checkpoints(draft)
     for name, source in draft.spec.sources.items():
         columns[name] = _source(draft, ("sources", name), source)
     _graph(draft)
@@ -130,6 +131,19 @@ def _misplaced(model: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 # -- source -----------------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(draft: Draft) -> None:
+    """What was trained elsewhere."""
+    spec = draft.spec
+    for name, paths in spec.checkpoints.items():
+        if spec.train and name in spec.train.methods:
+            draft.add(("checkpoints", name), f'"{name}" is the name of a method already', key=True)
+        if not paths:
+            draft.add(("checkpoints", name), "name at least one folder of weights")
+        for number, path in enumerate(paths):
+            if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).expanduser().is_dir():
+                draft.add(("checkpoints", name, number), f"there is no folder {path}")
 
 
 def _source(draft: Draft, path: KeyPath, source: SourceSpec) -> list[str] | None:
@@ -312,7 +326,7 @@ def _train(draft: Draft, columns: Mapping[str, list[str] | None]) -> None:
         own = columns[SOURCE]
         known = None if own is None else [*EXAMPLE_FIELDS, *own]
         _template(draft, ("train", "select", "of"), train.select.of, known)
-    if train.tune and draft.spec.source.split.validation == 0:
+    if train.tune and draft.spec.source and draft.spec.source.split.validation == 0:
         draft.add(("train", "tune"), "tuning chooses on validation rows, and source.split.validation is 0", key=True)
     for key in train.defaults:
         fields = {f for m in train.methods.values() for f in type(m.params).model_fields}
@@ -403,8 +417,8 @@ def _benchmark(draft: Draft, name: str) -> str | None:
     if name not in known and (name.startswith(("lab_", "heldout")) or not builtin.exists(name)):
         return _unknown("benchmark", name, [*known, *catalog.suites(), *evaluate.own])
     split = catalog.module(catalog.BENCHMARKS, "heldout").SPLITS.get(name)
-    if split and getattr(draft.spec.source.split, split) == 0:
-        return f"there are no held-out rows: source.split.{split} is 0"
+    if split and (draft.spec.source is None or getattr(draft.spec.source.split, split) == 0):
+        return "there are no held-out rows: " + (f"source.split.{split} is 0" if draft.spec.source else "no source")
     module = catalog.module(catalog.BENCHMARKS, known[name]) if name in known else None
     if getattr(module, "RUNS_CODE", False) and not evaluate.run_code:
         return f"{name} runs code that the model writes; a spec lets it with evaluate.run_code: true, in a sandbox"

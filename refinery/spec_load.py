@@ -175,6 +175,9 @@ def validated_params(
 
 
 def _validated(draft: Draft, data: dict[str, Any]) -> Spec:
+    if "source" not in data and (not data.get("checkpoints") or data.get("graph") or data.get("train")):
+        draft.add((), '"source" is missing', key=True)
+        _repair(data, ("source",))
     for _ in range(8):
         earlier = set(draft.broken)
         try:

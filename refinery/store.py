@@ -14,6 +14,8 @@ from refinery.lock import exclusive
 from refinery.records import Example, Outcome, Sample, Score
 from refinery.rows import GENERATION_KEYS, LIKELIHOOD_KEYS, Row, as_json, outcome, outcome_parts
 
+ELSEWHERE = "elsewhere"
+"""The method of weights that Refinery did not train."""
 READ_PAGE = 1000
 """Rows with texts that are read at a time."""
 
@@ -260,7 +262,8 @@ class Store(Database):
         """Exactly these checkpoints are what the spec now asks for, and `stages` what it trains on the way to them;
         others that were so become "former"."""
         with self._transaction() as connection:
-            connection.execute("UPDATE checkpoints SET role = 'former' WHERE role IN ('final', 'stage')")
+            sql = "UPDATE checkpoints SET role = 'former' WHERE role IN ('final', 'stage') AND method <> ?"
+            connection.execute(sql, [ELSEWHERE])
             connection.execute(
                 "UPDATE checkpoints SET role = 'stage' WHERE list_contains(?, fingerprint)", [list(stages)]
             )

@@ -42,7 +42,7 @@ class Cell:
 def cells(reports: Sequence[ReportData]) -> list[Cell]:
     """Every trained method of every spec, in their order."""
     several = len(reports) > 1
-    found = []
+    found: list[Cell] = []
     for data in reports:
         if data.spec.train is None or data.spec.train.stages:
             continue
@@ -63,6 +63,7 @@ def _settings(data: ReportData, name: str, params: Mapping[str, Any], several: b
     found: dict[str, Any] = {"method": described.method, "data": source}
     if several:
         origin = data.spec.source
+        assert origin is not None
         read = origin.lab or origin.path or (origin.hub and origin.hub.id) or "a query"
         found |= {"model": data.spec.model, "source": read}
         for step in _behind(data, source):

@@ -169,12 +169,11 @@ class ReportData:
 
     @property
     def lab(self) -> bool:
-        return self.spec.model == "lab" or self.spec.source.lab is not None
+        return self.spec.model == "lab" or bool(self.spec.source and self.spec.source.lab)
 
     def series(self, name: str) -> int:
         """A method's place in every chart's colours and markers."""
-        known = list(self.spec.train.methods) if self.spec.train else []
-        ordered = sorted(known, key=lambda other: other != self.spec.report.baseline)
+        ordered = sorted(self.spec.compared, key=lambda other: other != self.spec.report.baseline)
         return ordered.index(name) if name in ordered else len(ordered)
 
 

@@ -20,7 +20,7 @@ def gather(store: Store, spec: Spec) -> ReportData:
     """Read the store once. Raises UserError where the spec has not been run on it at all."""
     notes: list[str] = []
     steps = _steps(store, spec, notes)
-    if not steps:
+    if not steps and spec.source:
         raise UserError(f"{store.path} holds no step of the spec {spec.name} yet: run the refine stage first")
     final = _final(spec, steps)
     base, checkpoints = trained.checkpoints(store, spec, notes)

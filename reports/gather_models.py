@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.panels import BASE, Panel, load
 from refinery.spec import Spec
-from refinery.store import Row, Store
+from refinery.store import ELSEWHERE, Row, Store
 from reports import table
 from reports.data import VALIDATION, ItemShown, Trial, is_primary
 
@@ -19,20 +19,19 @@ ITEMS_SHOWN = 3
 
 def checkpoints(store: Store, spec: Spec, notes: list[str]) -> tuple[Row | None, dict[str, list[Row]]]:
     """The base, and for every method of the spec its final checkpoint of each seed."""
-    if spec.train is None:
-        return None, {}
     complete = [row for row in store.checkpoints() if row["status"] == "complete"]
-    if spec.point.keys:  # of a matrix, whose points train methods of one name under several settings
-        own = {row["checkpoint"] for row in store.cells(spec.point.id)}
-        complete = [row for row in complete if row["role"] == "base" or row["fingerprint"] in own]
     if spec.point.keys:  # of a matrix: other points have methods and seeds of the same names
         own = {cell["checkpoint"] for cell in store.cells(spec.point.id)}
-        complete = [row for row in complete if row["role"] == "base" or row["fingerprint"] in own]
+        complete = [r for r in complete if r["role"] == "base" or r["method"] == ELSEWHERE or r["fingerprint"] in own]
     found: dict[str, list[Row]] = {}
-    for name in spec.train.methods:
+    for name in spec.compared:
         by_seed = {row["seed"]: row for row in complete if row["role"] == "final" and row["name"] == name}
-        rows = [by_seed[seed] for seed in spec.train.seeds if seed in by_seed]
-        if missing := [str(seed) for seed in spec.train.seeds if seed not in by_seed]:
+        if name in spec.checkpoints:
+            wanted = list(range(len(spec.checkpoints[name])))
+        else:
+            wanted = spec.train.seeds if spec.train else []
+        rows = [by_seed[seed] for seed in wanted if seed in by_seed]
+        if missing := [str(seed) for seed in wanted if seed not in by_seed]:
             notes.append(f"{name} has no finished training with seed {', '.join(missing)}.")
         if rows:
             found[name] = rows

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from refinery import catalog
 from refinery.rows import as_json
-from refinery.spec import Spec
+from refinery.spec import SourceSpec, Spec
 from refinery.store import Store
 from reports import html, latex, machine, markdown, table
 from reports.blocks import Block, Heading
@@ -109,13 +109,16 @@ def default_sections() -> list[str]:
     return [name for name in ORDER[:-1] if name in found] + extra + ([last] if last in found else [])
 
 
+def _origin(source: SourceSpec | None) -> str:
+    if source is None:
+        return ""
+    lab = f"the lab's domain {source.lab}" if source.lab else ""
+    return f" Rows from {lab or source.path or (source.hub and source.hub.id) or 'a query'}."
+
+
 def facts(data: ReportData) -> list[str]:
     """What stands under the title: the model, where the rows come from, when it ran."""
-    source = data.spec.source
-    origin = (
-        (source.lab and f"the lab's domain {source.lab}") or source.path or (source.hub and source.hub.id) or "a query"
-    )
-    lines = [f"Model {data.spec.model}. Rows from {origin}."]
+    lines = [f"Model {data.spec.model}.{_origin(data.spec.source)}"]
     if data.runs:
         run = data.runs[0]
         ended = "" if run["status"] == "running" else f", {run['status']}"  # a run makes its report before it ends

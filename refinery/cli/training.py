@@ -17,9 +17,9 @@ from refinery.graph import step_fingerprints
 from refinery.matrix import Point
 from refinery.models import identity
 from refinery.models.transformers import resolve
-from refinery.records import Score
+from refinery.records import Score, digest
 from refinery.spec import SOURCE, EvaluateSpec, ModelSpec, Spec
-from refinery.store import Row, Store
+from refinery.store import ELSEWHERE, Row, Store
 from trainers import gate, processes
 from trainers.job import TrainJob, directory
 from trainers.train import fingerprint, stands, train
@@ -172,14 +172,15 @@ def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) 
     spec = point.spec
     assert spec.evaluate is not None
     base = _record_base(spec, store, run_id)
+    elsewhere = _record_elsewhere(spec, store, run_id)
     rows = [row for row in store.checkpoints() if row["role"] in ("base", "final", "stage")]
     if point.keys:
-        own = _own(point, rows, store) | {base}
+        own = _own(point, rows, store) | {base, *elsewhere}
         rows = [row for row in rows if row["fingerprint"] in own]
     rows = [row for row in rows if row["status"] == "complete"]
     benchmarks = [*spec.evaluate.domain, *spec.evaluate.general]
-    source = step_fingerprints(spec, store)[SOURCE]
-    heldout = [e for e in store.examples(source) if e.split == "test"]
+    source = step_fingerprints(spec, store).get(SOURCE)
+    heldout = [e for e in store.examples(source) if e.split == "test"] if source else []
     select = spec.train.select if spec.train else None
     task = " ".join(filter(None, ["checkpoints", point.label]))
     judge = judging.of(spec, store)
@@ -221,3 +222,18 @@ def _record_base(spec: Spec, store: Store, run_id: str) -> str:
     store.start_checkpoint(base, run_id, "base", "none", {"model": spec.model}, spec.seed, "", base, path, "base")
     store.finish_checkpoint(base, {"model": spec.model, "revision": spec.revision})
     return base
+
+
+def _record_elsewhere(spec: Spec, store: Store, run_id: str) -> list[str]:
+    """Weights trained elsewhere as final checkpoints, a seed for each folder of a name; their fingerprints."""
+    found = []
+    base = identity(ModelSpec(model=spec.model, revision=spec.revision), fetch=True)
+    for name, paths in spec.checkpoints.items():
+        for seed, path in enumerate(paths):
+            weights = identity(ModelSpec(model=path), fetch=True)
+            called = digest([name, seed, weights])  # equal weights under two names are two rows of a table
+            params = {"model": path, "weights": weights}
+            store.start_checkpoint(called, run_id, name, ELSEWHERE, params, seed, "", base, resolve(path), "final")
+            store.finish_checkpoint(called, params)
+            found.append(called)
+    return found
