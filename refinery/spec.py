@@ -254,7 +254,7 @@ def rewriter_identity(spec: Spec, name: str, identity: Callable[[ModelSpec], str
 
 
 def model_identity(spec: Spec, name: str, identity: Callable[[ModelSpec], str], steps: Mapping[str, str]) -> str:
-    """What a model of the spec is asked as: `identity` of its entry, and of a rewriter's also what its weights will be."""
+    """What a model of the spec is asked as: `identity` of its entry, and of a rewriter also what its weights are."""
     model = spec.models[name]
     if model.from_ is None:
         return identity(model)
