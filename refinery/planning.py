@@ -69,12 +69,12 @@ def plan(spec: Spec, store: Store) -> list[StepPlan]:
                 dry.add_source(known[name], each)
         for step in resolve(spec, known):
             running = [up for up in step.upstream if plans[up].status == "runs"]
+            notes = _notes(step, spec, known)
             if not running and _stands(store, step):
                 plans[step.name] = StepPlan(
-                    step.name, step.op, step.upstream, step.fingerprint, "stands", [], 0, notes=_notes(step, spec, known)
+                    step.name, step.op, step.upstream, step.fingerprint, "stands", [], 0, notes=notes
                 )
             else:
-                notes = _notes(step, spec, known)
                 plans[step.name] = _runs(step, _why(step, store, running), dry.run(step), notes)
             known[step.name] = step.fingerprint
     return list(plans.values())
@@ -108,8 +108,9 @@ def _notes(step: Step, spec: Spec, known: Mapping[str, str]) -> list[str]:
     for name in step.models:
         if (rewriter := spec.models[name].from_) is not None:
             one = spec.rewriters[rewriter]
-            trained = f"checkpoint {Path(models[name].model).name[:12]}" if models[name].from_ is None else "trained first"
-            found.append(f"{name} is {rewriter} ({one.method} on {one.data}), {trained}")
+            waits = models[name].from_ is not None
+            state = "trained first" if waits else f"checkpoint {Path(models[name].model).name[:12]}"
+            found.append(f"{name}: {one.method} on {one.data}, {state}")
     return found
 
 

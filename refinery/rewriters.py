@@ -12,7 +12,6 @@ from pathlib import Path
 from refinery import models
 from refinery.spec import ModelSpec, Spec, rewriter_identity
 
-
 _identity = functools.partial(models.identity, fetch=True)
 
 

@@ -25,7 +25,11 @@ class Services:
     """The Provider of a running step's Context."""
 
     def __init__(
-        self, specs: Mapping[str, ModelSpec], store: Store, journal: Journal, identities: Mapping[str, str] | None = None
+        self,
+        specs: Mapping[str, ModelSpec],
+        store: Store,
+        journal: Journal,
+        identities: Mapping[str, str] | None = None,
     ):
         """`identities`: of models whose own entry does not say what they are asked as (rewriters)."""
         self.specs, self.store, self.journal = specs, store, journal

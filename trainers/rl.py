@@ -56,7 +56,7 @@ class Reward:
     __name__ = "judged"
 
     def __init__(self, judge: Judge, group: int):
-        self.judge, self.group = judge, group
+        self.judge, self.group, self.processes = judge, group, 1
         self.ends: frozenset[int] = frozenset()
         """The tokens that end a rollout."""
 
@@ -80,6 +80,7 @@ class Reward:
         for name, values in made.told.items():
             if values:
                 log_metric(f"reward/{name}", sum(values) / len(values))
+        log_metric("rollout_tokens", float(sum(map(len, completion_ids)) * self.processes))
         flat = [value for group in made.rewards for value in group]
         log_metric("reward/unknown", sum(value is None for value in flat) / len(flat))
         return [None if value is None else round(value * GRAIN) / GRAIN for value in flat]
@@ -108,6 +109,15 @@ class Grpo(Loop, GRPOTrainer):
         blocks = [self.places[start : start + self.block] for start in starts]
         return [place for block in blocks for place in [p for p in block for _ in range(args.num_generations)] * times]
 
+    def _generate_single_turn(self, *inputs: Any, **options: Any) -> Any:
+        with self.timed("generation"):
+            return super()._generate_single_turn(*inputs, **options)
+
+    def _calculate_rewards(self, *inputs: Any) -> Any:
+        """What the frozen model is asked for a reward counts as the teacher's time."""
+        with self.timed("teacher"):
+            return super()._calculate_rewards(*inputs)
+
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return prompts, None, {}
 
@@ -132,7 +142,7 @@ def build(run: Run, judge: Judge) -> Grpo:
         trainer.eos_token_ids.append(run.prepared.ending.token_id)
         if params.vllm is None:
             trainer.generation_config.eos_token_id = trainer.eos_token_ids
-    reward.ends = frozenset(trainer.eos_token_ids)
+    reward.ends, reward.processes = frozenset(trainer.eos_token_ids), trainer.accelerator.num_processes
     run.notes["rollout_limit"] = limit
     return trainer
 

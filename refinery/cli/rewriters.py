@@ -57,9 +57,7 @@ def _wanted(spec: Spec, store: Store, name: str) -> bool:
     """Whether a step that asks it does not stand, or none asks it: then it is wanted for itself."""
     models = {model for model, entry in spec.models.items() if entry.from_ == name}
     steps = step_fingerprints(spec, store)
-    asking = [
-        step for step, one in spec.graph.items() if models & {model for _, model in marked(one.params, "model")}
-    ]
+    asking = [step for step, one in spec.graph.items() if models & {model for _, model in marked(one.params, "model")}]
     return not asking or any(not stands(store, steps[step]) for step in asking)
 
 

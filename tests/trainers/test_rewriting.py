@@ -41,8 +41,10 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def examples() -> list[Example]:
-    rows = source_rows("clinic")[:12]
-    return [Example(str(i), [{"role": "user", "content": r["question"]}], r["answer"], r["answer"], meta=r) for i, r in enumerate(rows)]  # fmt: skip
+    return [
+        Example(str(i), [{"role": "user", "content": row["question"]}], row["answer"], row["answer"], meta=row)
+        for i, row in enumerate(source_rows("clinic")[:12])
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -111,7 +113,7 @@ def test_dart_pays_for_what_the_target_would_say(
     original, better, none, cut = made.rewards[0]
     assert original == pytest.approx(1.0) and better > 1.3
     assert none == pytest.approx(0.0) and cut == pytest.approx(0.0)
-    assert made.told["gate"] == [1, 1, 0, 0] and made.told["alignment"][0] == 0
+    assert made.told["gate"] == [1, 1, 0, 0] and made.told["alignment"][0] == pytest.approx(0, abs=1e-4)
     spam = f"{first.meta['key']} " * 20 + first.meta["key"]
     assert judge([group(run, [spam] * 4)]).rewards[0][0] < better - 1
     assert run.notes["alignment_scale"] >= 0.05
@@ -174,7 +176,7 @@ def test_the_agent_pays_groups(job: JobMaker, examples: list[Example], tmp_path:
 
 
 def test_the_agents_judge(job: JobMaker, examples: list[Example], tmp_path: Path, monkeypatch: Any) -> None:
-    """Only right answers are judged; the ids of YES and NO are looked up; without them it is refused or taken as yes."""
+    """Only right answers are judged; without tokens for YES and NO it is refused, or every reasoning is sound."""
     params = {**LAB, "lora": False}
     with pytest.raises(UserError, match="no single token for YES or NO"):
         judge_of(job("rewriting_agent", **params), tmp_path, monkeypatch)

@@ -34,6 +34,7 @@ def test_what_trl_must_have() -> None:
 
     assert names("_tokenize_prompts") == ["self", "prompts"]
     assert names("_get_train_sampler") == ["self", "dataset"]
+    assert names("_calculate_rewards")[:1] == ["self"] == names("_generate_single_turn")[:1]
     assert names("_save_checkpoint") == ["self", "model", "trial"]
     fields = set(inspect.signature(GRPOConfig).parameters)
     assert {*rl.SAME, "steps_per_generation", "max_completion_length", "disable_dropout"} <= fields
@@ -206,7 +207,8 @@ def test_reward_rises(job: JobMaker, tmp_path: Path) -> None:
     assert len(found["reward"]) == 30
     first, last = sum(found["reward"][:5]) / 5, sum(found["reward"][-5:]) / 5
     assert first < 0.5 and last > 0.9
-    names = {"reward_std", "zero_variance", "rollouts_cut", "rollout_length", "clip_ratio", "entropy", "grad_norm"}
+    names = {"reward_std", "zero_variance", "rollouts_cut", "rollout_length", "clip_ratio", "entropy", "grad_norm",
+             "rollout_tokens", "generation_seconds", "teacher_seconds"}  # fmt: skip
     assert names <= set(found) and "sft_loss" not in found and "reference_kl" not in found
     assert found["reward/format"] == pytest.approx(found["reward"], abs=1e-4) and not any(found["reward/answer"])
     assert manifest(folder)["final"]["reward"] == pytest.approx(sum(found["reward"][-10:]) / 10)
