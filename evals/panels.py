@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,8 @@ FEWEST_CLUSTERS = 8
 """Groups of items fewer than these are taken for parts of the benchmark, chosen rather than sampled."""
 
 
-def clusters(items: Sequence[str]) -> list[str] | None:
+@lru_cache(maxsize=64)
+def clusters(items: tuple[str, ...]) -> list[str] | None:
     """The group of each item, where items come in groups that share a context: what stands before the last "/" of its
     id (a subject of mmlu, a document that several questions are about). None where they do not."""
     labels = [item.rpartition("/")[0] or item for item in items]
@@ -77,15 +79,14 @@ def _panel(
         notes.append(f"{benchmark} left out: {why}")
         return None
     measured = {checkpoint: _alike(each, like) for checkpoint, each in scores.items()}
-    values = _values(store, measured)
-    items = tuple(sorted(values.get(like.checkpoint, {})))
+    values, items = _values(store, measured), _items(store, like)
     arrays = {}
     for arm, checkpoints in arms.items():
-        unlike = [why for c in checkpoints if (why := _unlike(c, measured.get(c), values.get(c, {}), items, like))]
+        unlike = [why for c in checkpoints if (why := _unlike(c, measured.get(c), values, like))]
         if unlike or not checkpoints:
             notes.append(f"{arm}: {benchmark} left out: {unlike[0] if unlike else 'no checkpoint'}")
         else:
-            arrays[arm] = np.array([[values[c][item] for item in items] for c in checkpoints])
+            arrays[arm] = np.stack([values[c].values for c in checkpoints])
     chance = like.settings.get("chance")
     return Panel(benchmark, kind, items, arrays, chance=chance) if BASE in arrays else None
 
@@ -104,30 +105,47 @@ def _alike(scores: Sequence[Score], like: Score) -> Score:
     return next((score for score in scores if score.fingerprint == like.fingerprint), scores[-1])
 
 
-def _values(store: Store, measured: Mapping[str, Score]) -> dict[str, dict[str, float]]:
-    """Checkpoint to item to value."""
-    sql = """SELECT checkpoint, item, value FROM samples
-             WHERE benchmark = ? AND metric = ? AND fingerprint = ? AND list_contains(?::VARCHAR[], checkpoint)"""
-    found: dict[str, dict[str, float]] = {}
+class _Answered(NamedTuple):
+    """One checkpoint's values, in the order of the items' ids."""
+
+    asked: str
+    """Digest of the ids: equal where the items are."""
+    values: np.ndarray
+
+
+def _values(store: Store, measured: Mapping[str, Score]) -> dict[str, _Answered]:
+    """Of each checkpoint. The engine puts them in order: half a million items would be as many Python objects."""
+    sql = """SELECT checkpoint, md5(string_agg(item, chr(10) ORDER BY item)) AS asked,
+                    list(value ORDER BY item) AS found
+             FROM samples
+             WHERE benchmark = ? AND metric = ? AND fingerprint = ? AND list_contains(?::VARCHAR[], checkpoint)
+             GROUP BY checkpoint"""
+    found: dict[str, _Answered] = {}
     together: dict[tuple[str, str, str], list[str]] = {}
     for checkpoint, score in measured.items():
         together.setdefault((score.benchmark, score.metric, score.fingerprint), []).append(checkpoint)
     for key, checkpoints in together.items():
         for row in store.query(sql, [*key, checkpoints]):
-            found.setdefault(row["checkpoint"], {})[row["item"]] = row["value"]
+            found[row["checkpoint"]] = _Answered(row["asked"], np.array(row["found"], dtype=float))
     return found
 
 
-def _unlike(
-    checkpoint: str, score: Score | None, values: Mapping[str, float], items: tuple[str, ...], like: Score
-) -> str:
+def _items(store: Store, like: Score) -> tuple[str, ...]:
+    """The ids of the items of one score, in order."""
+    sql = """SELECT item FROM samples WHERE checkpoint = ? AND benchmark = ? AND metric = ? AND fingerprint = ?
+             ORDER BY item"""
+    rows = store.query(sql, [like.checkpoint, like.benchmark, like.metric, like.fingerprint])
+    return tuple(row["item"] for row in rows)
+
+
+def _unlike(checkpoint: str, score: Score | None, values: Mapping[str, _Answered], like: Score) -> str:
     """Why this checkpoint cannot be compared with the base's score `like`; "" where it can."""
     if score is None:
         return f"checkpoint {checkpoint[:12]} has no score on it"
-    if refused := judge(score, like, set(values) == set(items)).words:
+    asked = values[like.checkpoint].asked if like.checkpoint in values else None
+    same = asked is not None and checkpoint in values and values[checkpoint].asked == asked
+    if refused := judge(score, like, same).words:
         return f"checkpoint {checkpoint[:12]} was measured under other settings ({refused})"
-    if not items:
+    if asked is None:
         return "no scores of single items were kept"
-    if set(values) != set(items):
-        return f"checkpoint {checkpoint[:12]} was asked other items than the base"
-    return ""
+    return "" if same else f"checkpoint {checkpoint[:12]} was asked other items than the base"
