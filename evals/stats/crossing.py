@@ -71,13 +71,18 @@ class Moments:
     items_df: np.ndarray
     residual: np.ndarray
     """(k,) one run's own chance, which both of the parts above include."""
+    unseen: np.ndarray
+    """(k,) variance for changes that so few items happened not to show; 0 for graded scores."""
 
     def spread(self, k: int) -> Spread:
         """The error of the k-th estimate: seeds as they show, items without what seeds show already, and in all never
-        less than what items alone show."""
+        less than what items alone show. Where scores are right or wrong, items show at least what they would with two
+        more of them, one lost and one gained (Bonett & Price 2012): that nothing changed on 120 items does not prove
+        that nothing ever will."""
         items = float(self.by_items[k])
         rest = max(0.0, items - float(self.residual[k]))
-        return Spread(rest, float(self.items_df[k]), float(self.by_seeds[k]), float(self.seeds_df[k]), items)
+        least = items + float(self.unseen[k])
+        return Spread(rest, float(self.items_df[k]), float(self.by_seeds[k]), float(self.seeds_df[k]), least)
 
 
 def moments(blocks: Sequence[Block]) -> Moments:
@@ -103,9 +108,21 @@ def moments(blocks: Sequence[Block]) -> Moments:
     df = np.maximum(1.0, np.diag(total) ** 2 / np.where(squares > 0, squares, np.inf))
     several = np.array([n > 1 for _, n in by_runs]).any()
     seeds_df = _satterthwaite(by_runs) if several else np.zeros(len(estimate))
+    unseen = np.sum([_unseen(blocks, arrays, group) for group in _groups(b.items for b in blocks)], axis=0)
+    items_df = _satterthwaite(by_items)
     return Moments(
-        estimate, total, df, np.diag(seeds), seeds_df, np.diag(items), _satterthwaite(by_items), np.diag(residual)
+        estimate, total, df, np.diag(seeds), seeds_df, np.diag(items), items_df, np.diag(residual), unseen
     )
+
+
+def _unseen(blocks: Sequence[Block], arrays: Sequence[np.ndarray], group: Sequence[int]) -> np.ndarray:
+    """(k,) of the blocks in `group`, which share their items: the variance that one more item lost and one gained
+    would add."""
+    n, total = arrays[group[0]].shape[1], 0.0
+    for j in group:
+        exact = np.isin(arrays[j], (-1.0, 0.0, 1.0)).all((0, 1))
+        total = total + abs(blocks[j].weight) * exact
+    return np.asarray(total**2 * 2 / (n + 2) ** 2, dtype=float)
 
 
 def _parts(keys: Sequence[Hashable], means: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
