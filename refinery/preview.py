@@ -123,6 +123,7 @@ def preview(spec: Spec, choice: Choice, progress: Callable[[StepProgress], None]
     with tempfile.TemporaryDirectory(prefix="refinery-preview-") as folder:
         store = _Sampled(Path(folder) / "preview.duckdb", real, choice)
         elsewhere = spec.model_copy(update={"store": str(store.path)})
+        elsewhere._home = spec.store_path.parent
         results = run_graph(elsewhere, store, progress=progress, writes=False)
         rows = _rows(spec, store)
     usage = [result.usage for result in results.values()]

@@ -73,6 +73,8 @@ class Spec(Section):
     store: str = "runs/{name}/refinery.duckdb"
     """The database, relative to the current folder; checkpoints stand beside it."""
 
+    _home: Path | None = PrivateAttr(None)
+    """Where checkpoints are, in a preview, whose store is elsewhere."""
     _points: list[Point] = PrivateAttr(default_factory=list)
     _point: Point | None = PrivateAttr(None)
 
@@ -104,6 +106,11 @@ class Spec(Section):
     @property
     def store_path(self) -> Path:
         return Path(self.store)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of all weights that are trained."""
+        return (self._home or self.store_path.parent) / "checkpoints"
 
     @property
     def compared(self) -> list[str]:
