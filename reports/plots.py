@@ -75,10 +75,15 @@ def tradeoff(name: str, title: str, description: str, points: Sequence[Point], m
 
 def _mark(axes: Any, x: Span, y: Span, series: int, size: float) -> None:
     """A point with its interval in both directions."""
+    marks(axes, [x], [y], series, size)
+
+
+def marks(axes: Any, x: Sequence[Span], y: Sequence[Span], series: int, size: float) -> None:
+    """Points of one series with their intervals, as one artist: drawn one by one, many take seconds."""
     style = {"color": color(series), "marker": marker(series), "markersize": size, "elinewidth": 1.5}
-    axes.errorbar(
-        x.value, y.value, y.arms, x.arms, markeredgecolor=PAPER, markeredgewidth=0.7, linestyle="none", **style
-    )
+    arms = [[[span.arms[end][0] for span in spans] for end in (0, 1)] for spans in (y, x)]
+    places = ([span.value for span in spans] for spans in (x, y))
+    axes.errorbar(*places, *arms, markeredgecolor=PAPER, markeredgewidth=0.7, linestyle="none", **style)
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,11 @@ def dots(
         axes.axvline(0, color=QUIET, linewidth=1)
         axes.axvspan(-margin, margin, color=SHADE, alpha=0.1, linewidth=0)
         places = _places_of(rows)
+        found: dict[int, list[tuple[Span, Span]]] = {}
         for row, place, opens in places:
-            _dot_row(axes, row, place, opens, len(series), narrow)
+            _dot_row(axes, row, place, opens, len(series), narrow, found)
+        for number, pairs in found.items():
+            marks(axes, [x for x, _ in pairs], [y for _, y in pairs], number, size=7)
         axes.set_ylim(places[-1][1] + 0.6, -0.5)
         axes.set_yticks([p for _, p, _ in places], ["" if narrow else shown(row.label, 24) for row, _, _ in places])
         axes.tick_params(axis="y", length=0)
@@ -128,8 +136,17 @@ def _places_of(rows: Sequence[Dots]) -> list[tuple[Dots, float, bool]]:
     return places
 
 
-def _dot_row(axes: Any, row: Dots, place: float, opens: bool, count: int, narrow: bool) -> None:
-    """The dots of one benchmark under each other; on a phone its name stands above them."""
+def _dot_row(
+    axes: Any,
+    row: Dots,
+    place: float,
+    opens: bool,
+    count: int,
+    narrow: bool,
+    found: dict[int, list[tuple[Span, Span]]],
+) -> None:
+    """Where the dots of one benchmark stand, under each other, into `found` by series; on a phone its name stands
+    above them."""
     across = axes.get_yaxis_transform()
     if opens:
         axes.text(0, place - 0.62, row.group, transform=across, color=QUIET, fontsize=11)
@@ -139,7 +156,7 @@ def _dot_row(axes: Any, row: Dots, place: float, opens: bool, count: int, narrow
     first = place - step * (len(row.spans) - 1) / 2 + (step * 0.4 if narrow else 0)
     for number, (series, span) in enumerate(row.spans):
         if span.known:
-            _mark(axes, span, Span(first + step * number), series, size=7)
+            found.setdefault(series, []).append((span, Span(first + step * number)))
 
 
 @dataclass(frozen=True)

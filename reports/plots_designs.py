@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.blocks import Chart
-from reports.marks import color, dash, legend, marker, shown
-from reports.plots import Span
-from reports.svg import INK, NARROW, PAPER, QUIET, SHADE, chart
+from reports.marks import color, dash, legend, shown
+from reports.plots import Span, marks
+from reports.svg import INK, NARROW, QUIET, SHADE, chart
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ def _line(axes: Any, line: Line) -> None:
     known = [(x, span) for x, span in zip(line.places, line.spans, strict=True) if span.known]
     style = {"color": color(line.series), "linestyle": dash(line.series), "linewidth": 1.4}
     axes.plot([x for x, _ in known], [span.value for _, span in known], **style)
-    for x, span in known:
-        mark = {"marker": marker(line.series), "markersize": 7, "color": color(line.series), "elinewidth": 1.4}
-        axes.errorbar(x, span.value, span.arms, markeredgecolor=PAPER, markeredgewidth=0.7, linestyle="none", **mark)
+    if known:
+        marks(axes, [Span(x) for x, _ in known], [span for _, span in known], line.series, size=7)
 
 
 def _ticks(axes: Any, ticks: Sequence[tuple[float, str]], slanted: bool) -> None:
