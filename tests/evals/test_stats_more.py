@@ -257,3 +257,31 @@ def test_normalised_curves_run_from_the_base_to_the_best() -> None:
     found = stats.normalised(np.array([[0.2, 0.5], [0.6, 0.4], [0.4, 0.5]]))
     assert found[:, 0] == pytest.approx([0, 1, 0.5])
     assert np.isnan(found[:, 1]).all()
+
+
+# ---- nothing seen
+
+
+@pytest.mark.parametrize(("n", "seeds"), [(120, 1), (120, 3), (40, 5)])
+def test_no_change_on_few_items_is_no_proof_of_none(n: int, seeds: int) -> None:
+    """Bonett & Price's interval with no discordant pair; the exact bound on the share of changes is wider still."""
+    found = stats.crossed([Block(np.zeros((seeds, n)))])
+    se = math.sqrt(2) / (n + 2)
+    assert found.high == -found.low == pytest.approx(scipy_stats.t.ppf(0.975, n - 1) * se)
+    assert found.p == 1.0 and stats.detectable_by(found) > found.high
+    assert found.high < 1 - 0.025 ** (1 / n)
+    alone = stats.crossed([Block(np.ones((seeds, n)))])  # one arm, all right
+    assert alone.low < 1 and alone.value == 1
+
+
+def test_graded_scores_are_taken_as_they_are() -> None:
+    assert stats.crossed([Block(np.full((3, 50), 0.25))]).high == pytest.approx(0.25)
+
+
+def test_unseen_changes_count_once_for_blocks_that_share_their_items() -> None:
+    zeros = np.zeros((3, 100))
+    one = stats.crossed([Block(zeros)])
+    shared = stats.crossed([Block(zeros, runs=r, items="facts", weight=0.5) for r in range(2)])
+    apart = stats.crossed([Block(zeros, items=i, weight=0.5) for i in range(2)])
+    assert shared.high == pytest.approx(one.high)
+    assert apart.high == pytest.approx(one.high / math.sqrt(2), rel=0.02)
