@@ -16,7 +16,7 @@ _identity = functools.partial(models.identity, fetch=True)
 
 
 def _note(spec: Spec, identity: str) -> Path:
-    return spec.checkpoints / "rewriters" / f"{identity.rpartition(':')[2]}.json"
+    return spec.weights_folder / "rewriters" / f"{identity.rpartition(':')[2]}.json"
 
 
 def remember(spec: Spec, identity: str, checkpoint: Path) -> None:
@@ -34,7 +34,7 @@ def weights(spec: Spec, identity: str) -> Path | None:
         name = json.loads(_note(spec, identity).read_text("utf-8"))["checkpoint"]
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    folder = spec.checkpoints / str(name)
+    folder = spec.weights_folder / str(name)
     return folder if (folder / "manifest.json").exists() else None
 
 

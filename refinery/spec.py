@@ -108,7 +108,7 @@ class Spec(Section):
         return Path(self.store)
 
     @property
-    def checkpoints(self) -> Path:
+    def weights_folder(self) -> Path:
         """The folder of all weights that are trained."""
         return (self._home or self.store_path.parent) / "checkpoints"
 

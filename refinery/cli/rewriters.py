@@ -81,7 +81,7 @@ def _train(spec: Spec, store: Store, run_id: str, progress: Progress, name: str)
         model=spec.model,
         examples=[example for example in store.examples(data) if example.split == "train"],
         data_fingerprint=data_fingerprint(store, data),
-        out=spec.checkpoints,
+        out=spec.weights_folder,
         base_identity=known(base),
         store=store,
         run_id=run_id,
