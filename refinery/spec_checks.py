@@ -186,7 +186,8 @@ def _graph(draft: Draft) -> None:
     edges: dict[str, list[str]] = {}
     for name, step in draft.spec.graph.items():
         single = isinstance(step.from_, str)
-        edges[name] = [up for up in needs(draft.spec, step) if up in draft.spec.graph]
+        inner = set(draft.spec.graph) - set(draft.spec.all_sources)
+        edges[name] = [up for up in needs(draft.spec, step) if up in inner]
         for number, upstream in enumerate(step.upstream):
             if upstream not in known:
                 path: KeyPath = ("graph", name, "from") if single else ("graph", name, "from", number)
