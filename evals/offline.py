@@ -19,17 +19,22 @@ from refinery.errors import UserError
 
 @contextlib.contextmanager
 def nothing_fetched(run_code: bool | Literal["unsandboxed"]) -> Iterator[None]:
-    """While tasks are loaded and run."""
+    """While tasks are loaded and run, in silence."""
     import evaluate
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     load, before = evaluate.load, CodeEval.run_code
     CodeEval.run_code = run_code
     evaluate.load = lambda path, *args, **options: CodeEval() if path == "code_eval" else load(path, *args, **options)
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
     with _no_downloads():
         try:
             yield
         finally:
             evaluate.load, CodeEval.run_code = load, before
+            if shown:
+                enable_progress_bars()
 
 
 class CodeEval:

@@ -23,10 +23,11 @@ class Judge(Protocol):
     def __call__(self, asked: Sequence[Sequence[Message]]) -> Sequence[str | None]: ...
 
 
-@dataclass
+@dataclass(slots=True)
 class Judged:
     """lm-eval's filter and its `process_results` at once: `asks` (item, answer) what is put to the judge, `reads` a
-    reply as metrics from 0 to 1, or as None."""
+    reply as metrics from 0 to 1, or as None. Without a __dict__, so that a task's digest (evals/fingerprints.py) does
+    not look into the judge; `judged` puts what counts into the task's metadata."""
 
     judge: Judge
     asks: Callable[[Mapping[str, Any], str], list[Message]]
@@ -52,7 +53,7 @@ def judged(name: str, items: Rows, rules: Judged, metrics: Sequence[str], settin
     found |= {
         "process_results": rules,
         "filter_list": [{"name": "none", "filter": [{"function": "custom", "filter_fn": rules.graded}]}],
-        "metadata": {**found["metadata"], "judge": rules.judge.identity, **more},
+        "metadata": {**found["metadata"], "judge": rules.judge.identity, "asked": rules.asks(items[0], ""), **more},
     }
     for metric in found["metric_list"]:
         metric["higher_is_better"] = metric["metric"] != "ungraded"

@@ -1,7 +1,8 @@
 """MBPP (Austin et al. 2021, CC-BY-4.0): write a Python function for a sentence and three tests. lm-eval's task `mbpp`.
 
 n 500 (task_id 11 to 510), three fixed examples in the prompt, no chat template, greedy, `pass_at_1`. What the model
-writes runs in evals/sandbox.py, and only under `evaluate.run_code`. Local files, folder mbpp: mbpp* as released.
+writes runs in evals/sandbox.py, and only under `evaluate.run_code`. lm-eval leaves `test_setup_code` out, so that item
+367 is out of reach and 499 the most. Local files, folder mbpp: mbpp* as released.
 """
 
 from collections.abc import Sequence

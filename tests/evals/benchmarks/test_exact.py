@@ -6,6 +6,7 @@ have the hub's columns (`hub_rows`).
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,14 +147,15 @@ def agree(store: Store, name: str, ours: dict[str, float], theirs: dict[str, Any
     assert {metric: ours[metric] for metric in reported} == pytest.approx(reported, abs=1e-15)  # items exactly, below
     for metric in reported:
         kind, _, filtered = metric.partition(",")
-        values = {
-            sample["prompt_hash"][:24]: sample[kind]
-            for sample in theirs["samples"][task]
-            if sample["filter"] == (filtered or "none")
-        }
-        mine = {s.item.split("-")[0]: s.value for s in store.samples(benchmark=name) if s.metric == metric}
+        samples = [sample for sample in theirs["samples"][task] if sample["filter"] == (filtered or "none")]
+        mine = {s.item: s.value for s in store.samples(benchmark=name) if s.metric == metric}
         if mine:
-            assert mine == values
+            times = Counter(sample["prompt_hash"] for sample in samples)
+            assert mine == {
+                sample["prompt_hash"][:24]
+                + (f"-{sample['doc_id']}" if times[sample["prompt_hash"]] > 1 else ""): sample[kind]
+                for sample in samples
+            }
     return len({sample["doc_id"] for sample in theirs["samples"][task]})
 
 
@@ -210,5 +212,7 @@ REAL = os.environ.get("REFINERY_TEST_DATA")
 @pytest.mark.skipif(not REAL, reason="REFINERY_TEST_DATA is not set")
 @pytest.mark.parametrize("name", TASKS)
 def test_on_real_files(name: str, qwen: Path, tmp_path: Path) -> None:
+    if not (Path(str(REAL)) / ("math" if name == "math500" else name.split("_")[0])).is_dir():
+        pytest.skip(f"no {name} among the files")
     limit = {"ifeval": 8, "humaneval": 4, "mbpp": 16}.get(name, 40)
     assert compare(Store(tmp_path / "store.duckdb"), Path(str(REAL)), qwen, name, tmp_path, limit) == limit
