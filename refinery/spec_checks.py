@@ -109,8 +109,9 @@ def _trained(draft: Draft, path: KeyPath, model: ModelSpec) -> None:
         draft.add((*path, "from"), _unknown("rewriter", model.from_ or "", draft.names("rewriters")))
     if model.backend == "openai":
         draft.add((*path, "backend"), "what is trained here runs here: backend transformers or vllm")
-    for key in {"model", "adapter", "revision"} & set(draft.names(*map(str, path))):
-        draft.add((*path, key), f"{key} does not go with from: the weights are the rewriter's", key=True)
+    for key, own in {"model": draft.spec.model, "revision": draft.spec.revision, "adapter": None}.items():
+        if getattr(model, key) != own:
+            draft.add((*path, key), f"{key} does not go with from: the weights are the rewriter's", key=True)
 
 
 def _misplaced(model: ModelSpec) -> Iterator[tuple[str, str]]:
