@@ -33,6 +33,7 @@ def evaluate(
     settings: EvaluateSpec | None = None,
     *,
     store: Store,
+    base: str | None = None,
     heldout: Sequence[Example] | None = None,
     select: SelectSpec | None = None,
     judge: Any | None = None,
@@ -40,7 +41,8 @@ def evaluate(
 ) -> list[Score]:
     """Every metric of one checkpoint on each benchmark, from the store where it stands there.
 
-    `checkpoint` names the weights in the store, `model_path` is where they are. `heldout` are the source's rows and
+    `checkpoint` names the weights in the store, `model_path` is where they are; of a LoRA adapter that was trained
+    elsewhere `base` says what it adapts, since the path that peft wrote down need not be here. `heldout` are the source's rows and
     `select` how answers to them are judged, for the benchmarks heldout and heldout_validation; `judge` grades where a
     model does (evals/judging.py). `progress` is told a benchmark, how many of its requests have an answer, and how many
     there are. UserError where a benchmark does not exist, its data cannot be had, or it would run code that the
@@ -48,7 +50,7 @@ def evaluate(
     """
     settings, select = settings or EvaluateSpec(), select or SelectSpec()
     standing = store.scores(checkpoint=checkpoint)
-    subject = _Subject(model_path, settings)
+    subject = _Subject(model_path, settings, base)
     scores = []
     with results.Writer(store) as writer:
         for benchmark in benchmarks:
@@ -73,7 +75,7 @@ def evaluate(
 class _Subject:
     """The checkpoint: its tokenizer at once, its weights when a benchmark first asks for them."""
 
-    def __init__(self, model_path: str, settings: EvaluateSpec):
+    def __init__(self, model_path: str, settings: EvaluateSpec, base: str | None = None):
         try:
             import torch
             from transformers import AutoTokenizer, GenerationConfig
@@ -81,7 +83,9 @@ class _Subject:
             raise UserError(f'evaluation needs {error.name}: pip install "refinery[eval]"') from error
         from refinery.models.transformers import resolve
 
-        self.path, self.settings = resolve(model_path), settings
+        self.path, self.settings, self.adapter = resolve(model_path), settings, None
+        if base is not None and Path(self.path, "adapter_config.json").is_file():
+            self.path, self.adapter = resolve(base), self.path
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         auto = "bfloat16" if self.device == "cuda" else "float32"
         self.dtype = auto if settings.dtype == "auto" else settings.dtype
@@ -100,7 +104,7 @@ class _Subject:
 
         from refinery.models.transformers import load
 
-        model, tokenizer = load(self.path, dtype=self.dtype, device=self.device)
+        model, tokenizer = load(self.path, dtype=self.dtype, device=self.device, adapter=self.adapter)
         _end_at_the_chat_end(model, tokenizer)
         return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.settings.batch_size)
 

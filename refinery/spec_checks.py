@@ -446,7 +446,7 @@ def _files(evaluate: EvaluateSpec, name: str, module: Any) -> str | None:
 
 def _report(draft: Draft) -> None:
     report = draft.spec.report
-    methods = draft.names("train", "methods")
+    methods = [*draft.names("train", "methods"), *draft.names("checkpoints")]
     if report.baseline is not None and report.baseline not in methods:
         draft.add(("report", "baseline"), _unknown("method", report.baseline, methods))
     for number, section in enumerate(report.sections):

@@ -46,7 +46,7 @@ def cells(reports: Sequence[ReportData]) -> list[Cell]:
     for data in reports:
         if data.spec.train is None or data.spec.train.stages:
             continue
-        for name, rows in data.checkpoints.items():
+        for name, rows in data.trained.items():
             settings = _settings(data, name, rows[0]["params"], several)
             result = data.comparison.methods.get(name) if data.comparison else None
             label = f"{data.label}/{name}" if several else name

@@ -168,6 +168,11 @@ class ReportData:
         return f"{self.spec.name} {self.spec.point.label}".strip()
 
     @property
+    def trained(self) -> dict[str, list[Row]]:
+        """Of the checkpoints those that the spec trains."""
+        return {name: rows for name, rows in self.checkpoints.items() if name not in self.spec.checkpoints}
+
+    @property
     def lab(self) -> bool:
         return self.spec.model == "lab" or bool(self.spec.source and self.spec.source.lab)
 

@@ -67,7 +67,8 @@ _HOW = (
 
 def arm(data: ReportData, name: str) -> str | None:
     """What the papers call this method of ours, or None where they have no such thing."""
-    assert data.spec.train is not None
+    if data.spec.train is None or name not in data.spec.train.methods:
+        return None
     described = data.spec.train.methods[name]
     ops = _ops(data, described.data or data.spec.train.data)
     fused, rewritten = "fuse" in ops, "rewrite" in ops

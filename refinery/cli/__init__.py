@@ -13,6 +13,7 @@ import typer
 
 from refinery.cli.comparing import FailIf, FailUnless, comparing, gates_before_run
 from refinery.cli.diagnose import diagnose
+from refinery.cli.evaluating import evaluate
 from refinery.cli.export import export
 from refinery.cli.label import label
 from refinery.cli.reading import Json, Overrides, SpecPath, reading
@@ -184,6 +185,7 @@ app.registered_commands += reading.registered_commands + comparing.registered_co
 app.command()(diagnose)
 app.command()(label)
 app.command()(export)
+app.command("eval")(evaluate)
 app.command()(report)
 
 

@@ -193,6 +193,7 @@ def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) 
             benchmarks,
             spec.evaluate,
             store=store,
+            base=spec.model if row["method"] == ELSEWHERE else None,
             heldout=heldout,
             select=select,
             judge=judge,

@@ -22,7 +22,7 @@ def render(data: ReportData) -> list[Block]:
     blocks += [_requests(data)] if data.requests else []
     steps = [step for step in data.steps if step.row["finished_at"]]
     blocks += [_steps(data)] if steps else []
-    return [*blocks, *([_trainings(data)] if data.checkpoints else [])]
+    return [*blocks, *([_trainings(data)] if data.trained else [])]
 
 
 def _whole(data: ReportData) -> str:
@@ -35,16 +35,16 @@ def _whole(data: ReportData) -> str:
         n = sum(row["n"] for row in data.requests)
         words = f"{table.tokens(prompt)} prompt and {table.tokens(written)} answer tokens"
         parts.append(f"{table.counted(n, 'request')} with {words}")
-    seconds = [s for rows in data.checkpoints.values() for row in rows if (s := seconds_of(row)) is not None]
+    seconds = [s for rows in data.trained.values() for row in rows if (s := seconds_of(row)) is not None]
     if seconds:
         parts.append(f"{table.duration(sum(seconds))} for {table.counted(len(seconds), 'training')}")
-    joules = [_energy(row) for rows in data.checkpoints.values() for row in rows]
+    joules = [_energy(row) for rows in data.trained.values() for row in rows]
     known = [j for j in joules if j is not None]
     if known:
         whose = "" if len(known) == len(joules) else f" (of {len(known)} of {len(joules)} trainings)"
         parts.append(f"{table.energy(sum(known))}{whose}")
     text = "; ".join(parts) or "Nothing was asked of a model and nothing trained"
-    return f"{text}." + ("" if known or not data.checkpoints else " Energy was not measured.")
+    return f"{text}." + ("" if known or not data.trained else " Energy was not measured.")
 
 
 def _requests(data: ReportData) -> Table:
@@ -89,11 +89,11 @@ def _steps(data: ReportData) -> Table:
 
 def _trainings(data: ReportData) -> Table:
     """A line a method: the mean over its seeds, and how it compares with the cheapest."""
-    times = {name: _mean([seconds_of(row) for row in rows]) for name, rows in data.checkpoints.items()}
+    times = {name: _mean([seconds_of(row) for row in rows]) for name, rows in data.trained.items()}
     baseline = data.comparison.baseline if data.comparison else next(iter(times))
     rows: list[list[Text]] = []
-    for name in sorted(data.checkpoints, key=data.series):
-        own = data.checkpoints[name]
+    for name in sorted(data.trained, key=data.series):
+        own = data.trained[name]
         against = times[name] / times[baseline] if times.get(baseline) else math.nan
         learnt = [(row["manifest"] or {}).get("answer_tokens") for row in own]
         rolled, taught = ([_summed(data, row, key) for row in own] for key in ("rollout_tokens", "teacher_tokens"))
@@ -150,7 +150,7 @@ def _summed(data: ReportData, row: Row, key: str) -> float | None:
 
 
 def _devices(data: ReportData) -> str:
-    rows = [row for own in data.checkpoints.values() for row in own]
+    rows = [row for own in data.trained.values() for row in own]
     return ", ".join(sorted({str((row["manifest"] or {}).get("device") or "an unknown device") for row in rows}))
 
 

@@ -24,6 +24,8 @@ TITLES = {
 
 
 def render(data: ReportData) -> list[Block]:
+    if data.spec.source is None:
+        return []
     blocks: list[Block] = [Heading("Raw against refined")]
     blocks += [_cosines(gate) for gate in data.gates]
     for number, swept in enumerate(data.sweeps):

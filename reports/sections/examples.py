@@ -10,6 +10,8 @@ from reports.text import shorten
 
 
 def render(data: ReportData) -> list[Block]:
+    if data.spec.source is None and not data.items:
+        return []
     blocks: list[Block] = [Heading("Examples")]
     if not data.rows and not data.items:
         return [*blocks, Paragraph("There are no refined rows to show.")]

@@ -10,6 +10,8 @@ EARLIER = "fell_back_earlier"
 
 
 def render(data: ReportData) -> list[Block]:
+    if data.spec.source is None:
+        return []
     steps = [step for step in data.steps if step.op != "source"]
     blocks: list[Block] = [Heading("Refinement funnel")]
     if not steps:

@@ -26,7 +26,7 @@ METRICS = {
 
 
 def render(data: ReportData) -> list[Block]:
-    if not data.checkpoints:
+    if not data.trained:
         return []
     blocks: list[Block] = [Heading("Training")]
     figure = _figure(data)
@@ -34,7 +34,7 @@ def render(data: ReportData) -> list[Block]:
 
 
 def _figure(data: ReportData) -> Figure | None:
-    names = sorted(data.checkpoints, key=data.series)
+    names = sorted(data.trained, key=data.series)
     panels = []
     for metric, (title, log) in METRICS.items():
         found = [curve for name in names if (curve := _curve(data, name, metric)) is not None]
@@ -54,7 +54,7 @@ def _figure(data: ReportData) -> Figure | None:
 
 def _curve(data: ReportData, name: str, metric: str) -> plots.Curve | None:
     """Mean and range over the seeds, at the steps that all of them logged."""
-    runs = [data.metrics[row["fingerprint"]].get(metric, {}) for row in data.checkpoints[name]]
+    runs = [data.metrics[row["fingerprint"]].get(metric, {}) for row in data.trained[name]]
     steps = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
     if not steps:
         return None
@@ -71,7 +71,7 @@ def _curve(data: ReportData, name: str, metric: str) -> plots.Curve | None:
 
 def _logged(data: ReportData) -> list[str]:
     """The metrics that any training logged, in the order in which they are drawn."""
-    runs = [data.metrics[row["fingerprint"]] for rows in data.checkpoints.values() for row in rows]
+    runs = [data.metrics[row["fingerprint"]] for rows in data.trained.values() for row in rows]
     return [metric for metric in METRICS if any(metric in run for run in runs)]
 
 
@@ -94,8 +94,8 @@ def _table(data: ReportData) -> Table:
     columns = [Column(title, "left" if number < 3 else "right") for number, title in enumerate(titles)]
     methods = data.spec.train.methods if data.spec.train else {}
     rows: list[list[Text]] = []
-    for name in sorted(data.checkpoints, key=data.series):
-        runs = data.checkpoints[name]
+    for name in sorted(data.trained, key=data.series):
+        runs = data.trained[name]
         rates = sorted({table.plain_number(row["params"].get("learning_rate")) for row in runs})
         cells = [table.numbers([row["seed"] for row in runs]), _noted(runs, "rows_trained"), " ".join(rates)]
         cells += [_noted(runs, "steps"), table.duration(max(map(_seconds, runs)))]
@@ -116,7 +116,7 @@ def _seconds(row: Row) -> float:
 def _left_out(data: ReportData) -> list[Block]:
     """Rows that a training could not use, by reason: they are missing from what it learned."""
     words = []
-    for name, runs in data.checkpoints.items():
+    for name, runs in data.trained.items():
         dropped = (runs[0]["manifest"] or {}).get("rows_dropped") or {}
         if any(dropped.values()):
             listed = ", ".join(f"{table.count(n)} {reason}" for reason, n in dropped.items() if n)

@@ -1,0 +1,101 @@
+"""`refinery eval`: what weights trained elsewhere gained and forgot, without a spec to write.
+
+The spec that says the same is written beside the results, so that what was measured can be read, changed and repeated.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from refinery.errors import UserError
+
+HEAD = """\
+# Run: refinery run {path}
+# Written by `refinery eval`. The same command, or this file, goes on after any stop and skips what stands.
+"""
+
+
+def evaluate(
+    weights: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]WEIGHTS...",
+            help="Folders or hub ids of full weights or LoRA adapters. Several of one NAME are its seeds.",
+            show_default=False,
+        ),
+    ],
+    base: Annotated[str, typer.Option("--base", help="The model they were trained from.", show_default=False)],
+    domain: Annotated[
+        list[str], typer.Option("--domain", help="A benchmark that the training was for. Repeatable, or a,b.")
+    ] = [],  # noqa: B006
+    general: Annotated[
+        list[str], typer.Option("--general", help="A benchmark that it should not have cost. Repeatable, or a,b.")
+    ] = [],  # noqa: B006
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of local benchmark files, in place of the hub's.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first items of each benchmark.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Prompts at a time.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for spec, store and report; runs/NAMES where it is left out.")
+    ] = None,
+    set_: Annotated[list[str], typer.Option("--set", help="Override one key of the spec. Repeatable.")] = [],  # noqa: B006
+) -> None:
+    """Evaluate weights trained elsewhere beside their base, and report what they gained and forgot."""
+    from refinery.cli.run import going_on, run_stages
+    from refinery.spec import load_spec
+
+    checkpoints = named(weights)
+    folder = out or Path("runs", "-".join(checkpoints)[:60])
+    evaluation: dict[str, Any] = {"domain": _listed(domain), "general": _listed(general)}
+    if not any(evaluation.values()):
+        raise UserError(f"name what to measure: --domain and --general take {_known()}")
+    evaluation |= {"data": str(data)} if data else {}
+    evaluation |= {"limit": limit} if limit else {}
+    evaluation |= {"batch_size": batch_size} if batch_size else {}
+    spec = {"name": _name(folder.name), "model": base, "checkpoints": checkpoints}
+    spec |= {"evaluate": {key: value for key, value in evaluation.items() if value}}
+    spec |= {"store": str(folder / "refinery.duckdb")}
+    path = folder / "eval.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(HEAD.format(path=path) + yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), "utf-8")
+    try:
+        run_stages(load_spec(path, set_), path, ("evaluate", "report"), set_)
+    except KeyboardInterrupt:
+        typer.echo(f"\n{going_on(path)}", err=True)
+        raise typer.Exit(130) from None
+
+
+def named(weights: Sequence[str]) -> dict[str, list[str]]:
+    """`NAME=PATH`, or a path that goes by its last part; equal names are seeds of one method, in their order."""
+    found: dict[str, list[str]] = {}
+    for each in weights:
+        name, equals, path = each.partition("=")
+        if not equals or "/" in name:
+            name, path = "", each
+        if name and _name(name) != name:
+            raise UserError(f'"{name}" cannot be a name here: letters, digits, _ and - make one')
+        called = name or _name(Path(path).name)
+        if not name and called in found:
+            raise UserError(f"{path} and {found[called][-1]} would both be called {called}: write NAME={path}")
+        found.setdefault(called, []).append(path)
+    return found
+
+
+def _name(text: str) -> str:
+    found = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip("_.-")
+    return found[:80] or "weights"
+
+
+def _listed(values: Sequence[str]) -> list[str]:
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def _known() -> str:
+    from refinery import catalog
+
+    return ", ".join([*catalog.suites(), *catalog.benchmarks()]) + ", or any task of lm-eval"

@@ -1,0 +1,110 @@
+"""Weights that another tool made, evaluated beside their base: scores against lm-eval run alone on the same weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from refinery.lab import BASE
+from refinery.store import Store
+from tests.cli_tools import call
+
+BENCHMARKS = ("--domain", "lab_clinic", "--general", "lab_facts,lab_sums", "--limit", "8")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """full: the base with noise in it; lora: a random adapter, written by peft with a base path that is not here."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("weights")
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(BASE)
+        with torch.no_grad():
+            for tensor in model.parameters():
+                tensor += 0.05 * torch.randn_like(tensor)
+        model.save_pretrained(folder / f"full{seed}")
+        tokenizer.save_pretrained(folder / f"full{seed}")
+    model = AutoModelForCausalLM.from_pretrained(BASE)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = "/elsewhere/base"
+    adapted.save_pretrained(folder / "lora")
+    merged = adapted.merge_and_unload()
+    merged.save_pretrained(folder / "merged")
+    tokenizer.save_pretrained(folder / "merged")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(weights, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    named = (f"noisy={weights}/full0", f"noisy={weights}/full1", f"adapter={weights}/lora", f"{weights}/merged")
+    done = call("eval", *named, "--base", "lab", *BENCHMARKS, "--out", str(out))
+    assert done.code == 0, done.err
+    assert "noisy" in done.out and "html report" in done.out
+    return out
+
+
+def scores(folder: Path) -> dict[tuple[str, int], dict[str, float]]:
+    store = Store(folder / "refinery.duckdb", read_only=True)
+    rows = {row["fingerprint"]: (row["name"], row["seed"]) for row in store.checkpoints()}
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for score in store.scores():
+        found.setdefault(rows[score.checkpoint], {})[score.benchmark] = score.value
+    return found
+
+
+def test_every_weight_is_scored_as_lm_eval_alone_scores_it(weights, evaluated):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from evals.benchmarks import lab
+
+    found = scores(evaluated)
+    assert set(found) == {("base", 0), ("noisy", 0), ("noisy", 1), ("adapter", 0), ("merged", 0)}
+    assert found["adapter", 0] == found["merged", 0], "an adapter is its base with the adapter added"
+    assert 0 < found["noisy", 0]["lab_facts"] < 1
+    tasks = TaskManager(include_path=str(Path(lab.__file__).parent / "lab_tasks"), include_defaults=False)
+    alone = simple_evaluate(
+        "hf",
+        model_args=f"pretrained={weights}/full0,dtype=float32",
+        tasks=["lab_facts"],
+        task_manager=tasks,
+        limit=8,
+        apply_chat_template=True,
+        batch_size=32,
+        bootstrap_iters=0,
+        device="cpu",
+    )
+    (value,) = [v for key, v in alone["results"]["lab_facts"].items() if key.startswith("acc,")]
+    assert value == found["noisy", 0]["lab_facts"]
+
+
+def test_the_spec_it_wrote_says_the_same_and_runs(evaluated, weights):
+    spec = yaml.safe_load((evaluated / "eval.yaml").read_text())
+    assert spec["checkpoints"]["noisy"] == [f"{weights}/full0", f"{weights}/full1"] and spec["evaluate"]["limit"] == 8
+    before = scores(evaluated)
+    done = call("run", str(evaluated / "eval.yaml"))
+    assert done.code == 0, done.err
+    assert scores(evaluated) == before
+    page = (evaluated / "report.html").read_text()
+    assert "Forgetting per benchmark" in page and "Refinement funnel" not in page and "noisy" in page
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("a=x",), "name what to measure"),
+        (("one/w", "two/w", *BENCHMARKS), "would both be called w: write NAME="),
+        (("a b=x", *BENCHMARKS), '"a b" cannot be a name'),
+        (("a=./nowhere", *BENCHMARKS), "there is no folder ./nowhere"),
+        (("a=x", "--domain", "lab_clinc"), 'there is no benchmark "lab_clinc" (did you mean "lab_clinic"?)'),
+    ],
+)
+def test_what_can_be_mended_is_one_line(tmp_path, args, message):
+    done = call("eval", *args, "--base", "lab", "--out", str(tmp_path / "out"))
+    assert done.code == 2 and message in done.err and "Traceback" not in done.err
