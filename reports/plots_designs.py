@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.blocks import Chart
-from reports.marks import color, dash, legend, shown
+from reports.marks import color, dash, legend, marker, shown
 from reports.plots import Span, marks
-from reports.svg import INK, NARROW, QUIET, SHADE, chart
+from reports.svg import INK, NARROW, PAPER, QUIET, SHADE, chart
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,42 @@ def matrix(
             axes.spines[side].set_visible(False)
 
     return chart(name, title, description, draw, (90 + 42 * len(rows), 90 + 42 * len(rows)))
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """One panel of a scatter: (series, x, y) a run."""
+
+    title: str
+    points: Sequence[tuple[int, float, float]]
+    line: tuple[float, float] | None = None
+    """Intercept and slope of the fitted line."""
+
+
+def scatter(
+    name: str, title: str, description: str, clouds: Sequence[Cloud], series: Mapping[str, int], axis: str
+) -> Chart | None:
+    """Small multiples: a run each, by a measure (horizontal) and what it forgot (vertical)."""
+    columns = min(3, len(clouds))
+    rows = -(-len(clouds) // columns)
+
+    def draw(figure: Any, width: int) -> None:
+        shape = (rows, columns) if width > NARROW else (len(clouds), 1)
+        grid = figure.subplots(*shape, squeeze=False).ravel()
+        for axes, cloud in zip(grid, clouds, strict=False):
+            for index in dict.fromkeys(i for i, _, _ in cloud.points):
+                own = [(x, y) for i, x, y in cloud.points if i == index]
+                style = {"color": color(index), "marker": marker(index), "markeredgecolor": PAPER}
+                axes.plot(*zip(*own, strict=True), linestyle="none", markersize=7, markeredgewidth=0.6, **style)
+            if cloud.line:
+                ends = [min(x for _, x, _ in cloud.points), max(x for _, x, _ in cloud.points)]
+                axes.plot(ends, [cloud.line[0] + cloud.line[1] * x for x in ends], color=QUIET, linewidth=1.2)
+            axes.set_title(cloud.title, loc="left", fontsize=12)
+            axes.grid(axis="y")
+            axes.locator_params(axis="x", nbins=4)
+            axes.set_ylabel(axis)
+        for axes in grid[len(clouds) :]:
+            axes.set_visible(False)
+        legend(figure, series, width)
+
+    return chart(name, title, description, draw, (70 + 210 * rows, 80 + 190 * len(clouds)))
