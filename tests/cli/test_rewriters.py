@@ -182,6 +182,7 @@ def test_a_preview_needs_it_trained() -> None:
         ({"models": {"writer": {"from": "writter"}}}, 'there is no rewriter "writter" (did you mean "writer"?)'),
         ({"models": {"other": {"from": "writer", "backend": "openai", "base_url": "http://x/v1"}}}, "runs here"),
         ({"models": {"other": {"from": "writer", "adapter": "."}}}, "adapter does not go with from"),
+        ({"models": {"other": {"from": "writer", "model": "lab"}}}, "model does not go with from"),
         ({"models": {"writer": {"model": str(tiny_model())}}}, "models.writer is another model"),
         ({"rewriters": {"writer": {"method": "sft"}}}, "sft trains the spec's model: put it under train.methods"),
         ({"rewriters": {"writer": {**WRITER, "data": "sorce"}}}, 'there is no step "sorce"'),
