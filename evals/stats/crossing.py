@@ -110,19 +110,21 @@ def moments(blocks: Sequence[Block]) -> Moments:
     seeds_df = _satterthwaite(by_runs) if several else np.zeros(len(estimate))
     unseen = np.sum([_unseen(blocks, arrays, group) for group in _groups(b.items for b in blocks)], axis=0)
     items_df = _satterthwaite(by_items)
-    return Moments(
-        estimate, total, df, np.diag(seeds), seeds_df, np.diag(items), items_df, np.diag(residual), unseen
-    )
+    return Moments(estimate, total, df, np.diag(seeds), seeds_df, np.diag(items), items_df, np.diag(residual), unseen)
 
 
 def _unseen(blocks: Sequence[Block], arrays: Sequence[np.ndarray], group: Sequence[int]) -> np.ndarray:
-    """(k,) of the blocks in `group`, which share their items: the variance that one more item lost and one gained
-    would add."""
-    n, total = arrays[group[0]].shape[1], 0.0
+    """(k,) of the blocks in `group`, which share their items: by how much their variance over items would be larger
+    with one more item lost and one gained."""
+    total, weight = (
+        np.sum([blocks[j].weight * arrays[j].mean(0) for j in group], axis=0),
+        np.zeros(arrays[group[0]].shape[2]),
+    )
     for j in group:
-        exact = np.isin(arrays[j], (-1.0, 0.0, 1.0)).all((0, 1))
-        total = total + abs(blocks[j].weight) * exact
-    return np.asarray(total**2 * 2 / (n + 2) ** 2, dtype=float)
+        weight = weight + abs(blocks[j].weight) * np.isin(arrays[j], (-1.0, 0.0, 1.0)).all((0, 1))
+    n = len(total) + 2
+    larger = ((total**2).sum(0) + 2 * weight**2) / n - (total.sum(0) / n) ** 2
+    return np.where(weight > 0, np.maximum(0.0, larger / n - np.diag(_mean_covariance(total))), 0.0)
 
 
 def _parts(keys: Sequence[Hashable], means: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evals.forgetting import compare, compare_panels, pool
-from evals.panels import BASE, Panel, Panels, load
+from evals.panels import BASE, Panel, Panels, clusters, load
 from refinery.records import Sample, Score
 from refinery.store import Store
 
@@ -205,3 +205,58 @@ def test_pooled_stores_share_items_but_not_seeds() -> None:
     alone = compare_panels(stores["clinic"], baseline="sft").methods["sft"].general["facts"].vs_base
     pooled = pool(stores, baseline="sft").methods["sft"].general["facts"].vs_base
     assert pooled.high - pooled.low < 0.7 * (alone.high - alone.low)
+
+
+def test_a_difference_says_what_it_could_have_found() -> None:
+    """Normal theory for one run: (t + 0.84) standard errors."""
+    values = {"base": noisy(0.7, 1, 0), "sft": noisy(0.7, 1, 1)}
+    effect = compare_panels(Panels([panel("facts", **values)], []), baseline="sft").methods["sft"].general["facts"]
+    se = float((values["sft"] - values["base"]).std(ddof=1)) / math.sqrt(200)
+    assert effect.vs_base.detectable == pytest.approx((1.972 + 0.844) * se, rel=0.03)
+    assert math.isnan(effect.score.detectable)
+
+
+def test_the_centred_mean_gives_a_two_way_choice_its_weight() -> None:
+    """30 points lost of the 50 above chance are 60; 30 points of a written benchmark are 30."""
+    found = [panel("choice", base=right(1.0), sft=right(0.7, 3)), panel("facts", base=right(1.0), sft=right(0.7, 3))]
+    for each, chance in zip(found, (0.5, 0.0), strict=True):
+        object.__setattr__(each, "chance", chance)
+    method = compare_panels(Panels(found, []), baseline="sft").methods["sft"]
+    assert method.general_mean is not None and method.general_mean.vs_base.value == pytest.approx(-0.3)
+    assert method.general_centred is not None
+    assert method.general_centred.vs_base.value == pytest.approx(-(0.6 + 0.3) / 2)
+    assert method.general_centred.base.value == pytest.approx(1.0)
+    object.__setattr__(found[0], "chance", None)
+    assert compare_panels(Panels(found, []), baseline="sft").methods["sft"].general_centred is None
+
+
+def test_items_that_share_a_document_widen_the_interval() -> None:
+    """Ten questions a document, answered alike: twenty documents' worth of evidence, not two hundred items'."""
+    documents = np.random.default_rng(3).random(20) < 0.6
+    sft = np.repeat(documents, 10).astype(float)[None]
+    alone = [panel("facts", base=np.ones((1, 200)), sft=sft)]
+    named = tuple(f"doc{i // 10:02d}/{i:03d}" for i in range(200))
+    grouped = [panel("facts", items=named, base=np.ones((1, 200)), sft=sft)]
+    widths = []
+    for found in (alone, grouped):
+        vs_base = compare_panels(Panels(found, []), baseline="sft").methods["sft"].general["facts"].vs_base
+        widths.append(vs_base.high - vs_base.low)
+    assert math.sqrt(10) < widths[1] / widths[0] < 1.25 * math.sqrt(10)  # and t with 19 degrees of freedom
+
+
+def test_few_groups_are_parts_of_a_benchmark_and_no_clusters() -> None:
+    assert clusters(tuple(f"part{i % 7}/{i}" for i in range(70))) is None
+    assert clusters(tuple(f"doc{i % 8}/{i}" for i in range(80))) == [f"doc{i % 8}" for i in range(80)]
+    assert clusters(tuple(str(i) for i in range(80))) is None
+
+
+def test_an_import_is_compared_where_the_prompts_settle_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    put(store, "b", "facts", right(0.8)[0], settings={"task": "d1"})
+    put(store, "m", "facts", right(0.7)[0], settings={"task": "unknown", "imported": "lm-eval"})
+    put(store, "n", "facts", right(0.7)[0], settings={"task": "unknown", "imported": "x", "max_tokens": "unknown"})
+    found = load(store, base="b", methods={"m": ["m"], "n": ["n"]}, domain=[], general=["facts"])
+    assert set(found.found[0].values) == {BASE, "m"}
+    assert found.notes == [
+        "n: facts left out: checkpoint n was measured under other settings (max_tokens unknown on both sides)"
+    ]

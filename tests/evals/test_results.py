@@ -89,3 +89,24 @@ def test_a_group_is_one_list_of_items() -> None:
     (score,), samples = rows(raw, "c", "group", "fp", {"primary_metric": "acc"})
     assert (score.value, score.n) == (0.5, 2)
     assert [s.item for s in samples] == ["a/hash0", "b/hash0"]
+
+
+def test_chance_is_known_of_choices_and_of_written_answers() -> None:
+    four = [("Q?", c) for c in "abcd"]
+    ranked = {"arguments": four, "filtered_resps": [(-1.0, False)] * 4}
+    choice = [sample(i, {"acc": float(i), "acc_norm": 1.0}, **ranked) for i in (0, 1)]
+    two = sample(2, {"acc": 1.0, "acc_norm": 0.0}, arguments=four[:2], filtered_resps=[(-1.0, False)] * 2)
+    scores, _ = rows(found([*choice, two]), "c", "b", "fp", {"primary_metric": "acc"})
+    assert {s.metric: s.settings["chance"] for s in scores} == pytest.approx(
+        {"acc": (0.25 + 0.25 + 0.5) / 3, "acc_norm": (0.25 + 0.25 + 0.5) / 3}
+    )
+    (mass,), _ = rows(found([sample(0, {"acc": 0.4}, **ranked)]), "c", "b", "fp", {"primary_metric": "acc"})
+    assert mass.settings["chance"] is None  # a share of probability has no chance level of one in four
+    (written,), _ = rows(found([sample(0, {"acc": 1.0})]), "c", "b", "fp", {"primary_metric": "acc"})
+    assert written.settings["chance"] == 0.0
+
+
+def test_items_are_named_after_their_cluster() -> None:
+    raw = found([sample(i, {"acc": 1.0}, doc={"cluster": f"api/{i % 2}"}) for i in range(3)])
+    _, samples = rows(raw, "c", "b", "fp", {"primary_metric": "acc"})
+    assert [s.item for s in samples] == ["api_0/hash0", "api_1/hash1", "api_0/hash2"]
