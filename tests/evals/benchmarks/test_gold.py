@@ -1,6 +1,7 @@
 """Every benchmark accepts its own reference answers and none that is mangled: on made-up files always, on the real ones
 where REFINERY_TEST_DATA names a folder that has them."""
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from evals import sandbox
+from evals import harness, sandbox
 from evals.benchmarks import _files, math500, mbpp, openfunctions, sciknoweval, toolalpaca
 from evals.scorers.choices import tagged
 from refinery.checks import agrees
 from refinery.spec_models import EvaluateSpec, SelectSpec
+from refinery.store import Store
 from tests.evals.benchmark_files import make
+from tests.tiny import tiny_model
 
 pytest.importorskip("datasets")
 REAL = os.environ.get("REFINERY_TEST_DATA")
@@ -123,3 +126,114 @@ def test_mbpp(data: Path, record_property: Any) -> None:
     record_property("out of reach", [row["task_id"] for row in left])
     empty = verdicts([("", "\n".join(row["test_list"])) for row in rows])
     assert not any(empty)
+
+
+# Ranked choices: a model that likes the right choice best scores 1, one that likes the wrong ones 0
+
+
+def last(text: str, before: str) -> str:
+    return text.rpartition(before)[2]
+
+
+def hellaswag_right(rows: list[dict[str, Any]]) -> Callable[[str, str], bool]:
+    if "query" in rows[0]:
+        right = {(row["query"], row["choices"][row["gold"]]) for row in rows}
+        return lambda prompt, text: (prompt, text.removeprefix(" ")) in right
+    by_thing = {row["activity_label"]: row["endings"][int(row["label"])] for row in rows}
+    plain = {thing: ending.replace(" [title]", ". ").replace("  ", " ") for thing, ending in by_thing.items()}
+    return lambda prompt, text: plain[prompt.partition(":")[0]] == text.removeprefix(" ")
+
+
+def winogrande_right(rows: list[dict[str, Any]]) -> Callable[[str, str], bool]:
+    right = set()
+    for row in rows:
+        start, _, end = row["sentence"].partition("_")
+        right.add((start + row[f"option{row['answer']}"], end.strip()))
+    return lambda prompt, text: (prompt, text.strip()) in right
+
+
+def truthful_right(rows: list[dict[str, Any]]) -> Callable[[str, str], bool]:
+    right = {(row["question"], each) for row in rows for each, true in row["mc1_targets"].items() if true}
+    return lambda prompt, text: (last(prompt, "Q: ").removesuffix("\nA:"), text.removeprefix(" ")) in right
+
+
+def truthful_all(rows: list[dict[str, Any]]) -> Callable[[str, str], bool]:
+    right = {(row["question"], each) for row in rows for each, true in row["mc2_targets"].items() if true}
+    return lambda prompt, text: (last(prompt, "Q: ").removesuffix("\nA:"), text.removeprefix(" ")) in right
+
+
+def lettered(rows: list[dict[str, Any]], shown: Callable[[dict[str, Any]], str], number: Callable[[dict], int]) -> Any:
+    right = {(shown(row), "ABCD"[number(row)]) for row in rows}
+    return lambda prompt, text: (prompt, text.strip()) in right
+
+
+def mmlu_shown(row: dict[str, Any]) -> str:
+    options = "".join(f"{letter}. {each}\n" for letter, each in zip("ABCD", row["choices"], strict=True))
+    subject = row["subject"].replace("_", " ")
+    told = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+    return f"{told}{row['question'].strip()}\n{options}Answer:"
+
+
+def medmcqa_shown(row: dict[str, Any]) -> str:
+    options = "".join(f"{letter}. {row['op' + letter.lower()]}\n" for letter in "ABCD")
+    return f"Question: {row['question']}\nChoices:\n{options}Answer:"
+
+
+RANKED: dict[str, tuple[str, Callable[[list[dict[str, Any]]], Callable[[str, str], bool]]]] = {
+    "hellaswag": ("hellaswag/*val*", hellaswag_right),
+    "winogrande": ("winogrande/*val*", winogrande_right),
+    "truthfulqa_mc1": ("truthfulqa/*mc_task*", truthful_right),
+    "truthfulqa_mc2": ("truthfulqa/*mc_task*", truthful_all),
+    "mmlu": ("mmlu/*test*", lambda rows: lettered(rows, mmlu_shown, lambda row: row["answer"])),
+    "medmcqa": ("medmcqa/*dev*", lambda rows: lettered(rows, medmcqa_shown, lambda row: row["cop"] - 1)),
+}
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_the_right_choice(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    pattern, known = RANKED[name]
+    (path,) = data.glob(pattern)
+    rows = _files.read(path)
+    right = known(rows)
+    for sign, wanted in ((1, 1.0), (-1, 0.0)):
+        likes = functools.partial(lambda sign, prompt, text: 30.0 * sign * right(prompt, text) - 40, sign)
+        scores = evaluated(name, data, tmp_path / str(sign), monkeypatch, likes)
+        score = next(each for each in scores if each.metric == "acc")
+        record_property("n", score.n)
+        assert score.n == len(rows) and score.value == pytest.approx(wanted, abs=1e-9)
+
+
+def evaluated(name: str, data: Path, folder: Path, monkeypatch: Any, likely: Callable[[str, str], float]) -> Any:
+    from lm_eval.api.model import LM
+
+    class Knowing(LM):
+        tokenizer_name = "knowing"
+
+        def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
+            return [(likely(*request.args), False) for request in requests]
+
+        def generate_until(self, requests: Any) -> list[str]:
+            return ["A lamp gives light. It is ONE Thing!" for _ in requests]
+
+        def loglikelihood_rolling(self, requests: Any) -> list[float]:
+            raise NotImplementedError
+
+        def apply_chat_template(self, chat: list[dict], add_generation_prompt: bool = True) -> str:
+            return "".join(turn["content"] for turn in chat)
+
+    model = Knowing()
+    monkeypatch.setattr(harness._Subject, "lm", property(lambda self: model))
+    monkeypatch.setattr(harness._Subject, "context", 4096)
+    folder.mkdir()
+    settings = EvaluateSpec(data=str(data))
+    return harness.evaluate("ckpt", str(tiny_model()), [name], settings, store=Store(folder / "store.duckdb"))
+
+
+def test_every_ifeval_rule_can_be_applied(data: Path, tmp_path: Path, monkeypatch: Any, record_property: Any) -> None:
+    scores = evaluated("ifeval", data, tmp_path / "run", monkeypatch, lambda *_: 0.0)
+    by_metric = {score.metric: score for score in scores}
+    record_property("n", by_metric["prompt_level_strict_acc"].n)
+    assert by_metric["prompt_level_strict_acc"].n == len(_files.read(next(data.glob("ifeval/*input_data*"))))
+    assert 0 < by_metric["prompt_level_strict_acc"].value < 1
