@@ -86,7 +86,7 @@ def _libraries(spec: Spec) -> Iterator[Finding]:
         needed += ["torch", "transformers"]
     if any(True for step in spec.graph.values() for _ in marked(step.params, "encoder")):
         needed += ["sentence_transformers"]
-    needed += ["torch", "transformers", "trl", "peft"] if spec.train else []
+    needed += ["torch", "transformers", "trl", "peft"] if spec.train or spec.rewriters else []
     needed += ["lm_eval"] if spec.evaluate else []
     needed += ["datasets"] if any(source.hub for source in spec.all_sources.values()) else []
     missing = [name for name in dict.fromkeys(needed) if find_spec(name) is None]
