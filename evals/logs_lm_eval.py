@@ -1,6 +1,7 @@
 """lm-eval's result folders: results_TIME.json and, where it ran with --log_samples, samples_TASK_TIME.jsonl."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 HF_LENGTH = 256
 """What lm-eval's Hugging Face model writes at most where the task does not say."""
 PATHS = ("data_files", "data_dir", "config_source", "pretrained", "tokenizer", "model")
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of a function in memory, which stands in a configuration where lm-eval could not write its source."""
 
 
 def read(path: Path) -> list[Evaluation]:
@@ -132,6 +136,8 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, Mapping):
         kept = {k: v for k, v in value.items() if k not in PATHS and not (k == "metadata" or k in LENGTHS)}
         return {key: _without_paths(each) for key, each in kept.items()}
+    if isinstance(value, str):
+        return ADDRESS.sub("", value)
     return [_without_paths(each) for each in value] if isinstance(value, list) else value
 
 
