@@ -18,7 +18,7 @@ import math
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ BLOCK = 250
 """Worlds, or families, between two writes."""
 SMALL, LARGE = 0.02, 0.25
 NULL = 0.65
+WANTED = (0.92, 0.99)
+MOST_WRONG = 0.06
 FAMILY = (2, 4)
 """Methods and benchmarks of a family of tests."""
 
@@ -168,7 +170,32 @@ def page(found: dict[str, Any], command: str) -> str:
     ]
     for kind, title, words in SECTIONS:
         lines += [f"## {title}", "", words, "", *TABLES[kind](by_kind[kind]), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *outside(found)])
+
+
+def outside(found: dict[str, Any]) -> list[str]:
+    """The cells that are named, and why."""
+    odd = [name for name, e in found.items() if e["kind"] != "family" and not within(e)]
+    wrong = [n for n, e in found.items() if e["kind"] == "family" and 1 - e["sums"]["held"] / e["worlds"] > MOST_WRONG]
+    lines = ["## Cells outside of what is wanted", ""]
+    lines += [
+        f"- {name}: {share(found[name]['sums']['held'], found[name]['worlds'])}. {why(found[name])}" for name in odd
+    ]
+    lines += [f"- {name}: wrong in {share(found[name]['worlds'] - found[name]['sums']['held'], found[name]['worlds'])}"
+              for name in wrong]  # fmt: skip
+    return [*lines, *([] if odd or wrong else ["None."]), ""]
+
+
+def within(entry: dict[str, Any]) -> bool:
+    return WANTED[0] <= entry["sums"]["held"] / entry["worlds"] <= WANTED[1]
+
+
+def why(entry: dict[str, Any]) -> str:
+    if entry["seeds"] == 1:
+        return "One training shows nothing of how trainings differ."
+    if entry["sums"]["held"] / entry["worlds"] > WANTED[1]:
+        return "Wider than need be: trainings differ little here, which so few seeds cannot show."
+    return "Too narrow."
 
 
 HEAD = [
@@ -206,7 +233,7 @@ def share(count: float, n: int) -> str:
     return f"{100 * p:.1f} [±{196 * math.sqrt(p * (1 - p) / n):.1f}]"
 
 
-def table(columns: list[str], rows: Iterator[list[Any]]) -> list[str]:
+def table(columns: list[str], rows: Iterable[list[Any]]) -> list[str]:
     lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join(["---:"] * len(columns)) + " |"]
     return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
 
