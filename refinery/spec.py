@@ -84,7 +84,7 @@ class Spec(Section):
         self.models = {"self": self.models.get("self", ModelSpec()), **self.models}
         for name, rewriter in self.rewriters.items():
             rewriter.data = rewriter.data or SOURCE
-            self.models.setdefault(name, ModelSpec(from_=name))
+            self.models.setdefault(name, ModelSpec.model_validate({"from": name}))
         for model in self.models.values():
             if not model.model:
                 model.model = self.model

@@ -100,9 +100,9 @@ class Grpo(Loop, GRPOTrainer):
         super().restore(state)
         self._step = state["passes"]
 
-    def _get_train_sampler(self, dataset: Any = None) -> list[int]:
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
         """The prompts of each generation, each as often as it has rollouts, as often as TRL draws them anew."""
-        args = self.args
+        args: Any = self.args
         times = args.steps_per_generation * args.num_iterations
         apart = self.block * args.num_iterations
         starts = range(0, len(self.places), apart)

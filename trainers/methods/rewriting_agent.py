@@ -65,7 +65,7 @@ class Params(RewriterParams):
     beta: float = Field(0.001, ge=0)
     max_length: int = Field(6144, ge=8)
     max_completion_length: int = Field(4096, ge=1)
-    lora: LoraParams | None = Field(LoraParams(rank=64, alpha=32), json_schema_extra=or_switch)
+    lora: LoraParams | None = Field(LoraParams(rank=64, alpha=32, dropout=0.0), json_schema_extra=or_switch)
     """As released; false trains every weight."""
     alignment_weight: float = Field(0.35, ge=0)
     """λ_dist."""
