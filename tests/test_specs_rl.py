@@ -1,4 +1,4 @@
-"""The ready specs that train by reinforcement, on the shipped model with few rows and steps: one run from data to report."""
+"""The ready specs that train by reinforcement, on the shipped model with few rows and steps: from data to report."""
 
 import shutil
 from pathlib import Path
@@ -16,11 +16,8 @@ REWRITER = {"max_steps": 2, "batch_size": 2, "num_generations": 4}
 RUNS: dict[str, list[str]] = {
     "grpo": [
         "train.methods.sft.epochs=1",
-        *(
-            f"train.methods.{name}.{key}"
-            for name in ("grpo", "grpo_kl")
-            for key in ("max_steps=2", "num_generations=4")
-        ),
+        *(f"train.methods.{name}.max_steps=2" for name in ("grpo", "grpo_kl")),
+        *(f"train.methods.{name}.num_generations=4" for name in ("grpo", "grpo_kl")),
     ],
     "dart": [*(f"rewriters.mapper.{key}={value}" for key, value in REWRITER.items()), "train.defaults.epochs=1"],
     "rewriting_rl": [*(f"rewriters.agent.{key}={value}" for key, value in REWRITER.items()), "train.defaults.epochs=1"],
