@@ -38,6 +38,8 @@ class Estimate:
     """Two-sided p value of its being zero, where that is a question."""
     detectable: float = math.nan
     """Of a difference: the smallest true one that this comparison finds in four cases of five."""
+    p_worse: float = math.nan
+    """Of `vs_base`: one-sided p value of being worse by the margin or more. Small is proof of "did not forget"."""
 
     @property
     def estimable(self) -> bool:
@@ -160,7 +162,7 @@ def compare_panels(loaded: Panels, *, baseline: str, margin: float = 0.05, seed:
 
 
 def _effect(panels: Sequence[Panel], name: str, baseline: str, margin: float, seed: int) -> Effect:
-    vs_base = _mean(panels, [name, BASE], _difference, seed)
+    vs_base = _mean(panels, [name, BASE], _difference, seed, margin=margin)
     missing = "" if all(baseline in panel.values for panel in panels) else "the baseline has no score"
     missing = "this is the baseline" if name == baseline else missing
     pooled = _ratio(panels, [name, baseline], _as_they_are, "the baseline's score", missing)
@@ -223,7 +225,12 @@ def _blocks(panels: Sequence[Panel], names: Sequence[str], combine: Callable[...
 
 
 def _mean(
-    panels: Sequence[Panel], names: Sequence[str], combine: Callable[..., np.ndarray], seed: int, missing: str = ""
+    panels: Sequence[Panel],
+    names: Sequence[str],
+    combine: Callable[..., np.ndarray],
+    seed: int,
+    missing: str = "",
+    margin: float | None = None,
 ) -> Estimate:
     if missing:
         return _not_estimable(panels, names, missing)
@@ -232,7 +239,8 @@ def _mean(
     if len(names) == len(panels) == 1 and len(panels[0].values[names[0]]) == 1 and _binary(panels[0].values[names[0]]):
         low, high = stats.wilson(panels[0].values[names[0]].sum(), len(panels[0].items))
     p, least = (found.p, stats.detectable_by(found)) if len(names) > 1 else (math.nan, math.nan)
-    return Estimate(found.value, low, high, _items(panels), _runs(panels, names), _few(panels, names), p, least)
+    worse = math.nan if margin is None else stats.noninferiority(found, margin)
+    return Estimate(found.value, low, high, _items(panels), _runs(panels, names), _few(panels, names), p, least, worse)
 
 
 def _ratio(

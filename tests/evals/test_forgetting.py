@@ -134,6 +134,7 @@ def test_within_margin_is_a_claim_about_the_lower_end() -> None:
     for margin, proven in ((0.02, False), (0.2, True)):
         effect = compare_panels(loaded, baseline="sft", margin=margin).methods["sft"].general["facts"]
         assert effect.vs_base.value == pytest.approx(0.0, abs=1e-9) and effect.within_margin == proven
+        assert (effect.vs_base.p_worse < 0.025) == proven
 
 
 def test_compare_reads_the_store(tmp_path: Path) -> None:
