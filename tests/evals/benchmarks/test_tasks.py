@@ -354,3 +354,18 @@ def test_every_benchmark_that_needs_a_judge_says_so(data: Path) -> None:
             with pytest.raises(UserError, match=r"evaluate\.judge"):
                 module.task(name, settings=EvaluateSpec(data=str(data)), judge=None)
     assert knowledge.NEEDS_JUDGE
+
+
+# In a spec
+
+
+def test_a_suite_stands_for_its_benchmarks(tmp_path: Path, data: Path) -> None:
+    from refinery.spec import load_spec
+
+    text = (
+        f"source: {{lab: clinic}}\nevaluate: {{general: [general], domain: [tool_use], data: {data}, run_code: true}}\n"
+    )
+    (tmp_path / "suites.yaml").write_text(text)
+    evaluate = load_spec(tmp_path / "suites.yaml").evaluate
+    assert evaluate and tuple(evaluate.general) == catalog.suites()["general"]
+    assert tuple(evaluate.domain) == catalog.suites()["tool_use"]
