@@ -223,6 +223,9 @@ def collect(store: Store, spec: Spec) -> tuple[list[Observation], list[str]]:
     if spec.train is None or spec.evaluate is None or not spec.evaluate.general:
         return [], ["the spec trains nothing or names no general benchmarks"]
     complete = [row for row in store.checkpoints() if row["status"] == "complete"]
+    if spec.point.keys:  # of a matrix: other points have methods and seeds of the same names
+        own = {cell["checkpoint"] for cell in store.cells(spec.point.id)}
+        complete = [row for row in complete if row["role"] == "base" or row["fingerprint"] in own]
     finals = [row for row in complete if row["role"] == "final" and row["name"] in spec.train.methods]
     bases = [row for row in complete if row["role"] == "base"]
     if not finals or not bases:
