@@ -42,7 +42,7 @@ class Place:
     def names(self) -> list[str]:
         """Of what may be compared: the base first, then methods as the spec has them, then the rest."""
         there = list(dict.fromkeys(row["name"] for row in self.rows if row["role"] != "base"))
-        listed = list(self.spec.train.methods) if self.spec and self.spec.train else []
+        listed = self.spec.compared if self.spec else []
         ordered = [name for name in listed if name in there] + [name for name in there if name not in listed]
         return [BASE] * any(row["role"] == "base" for row in self.rows) + ordered
 
