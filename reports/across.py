@@ -65,15 +65,15 @@ def _table(reports: Sequence[ReportData]) -> list[Block]:
             domain, general = method.domain_mean, method.general_mean
             cells: list[Text] = [[data.label, " ", Mono(name)]]
             cells += [table.score_interval(e.score) if e else table.ABSENT for e in (domain, general)]
-            cells += [table.points_interval(e.vs_base) if e else table.ABSENT for e in (domain, general)]
+            cells.append(table.points_interval(general.vs_base) if general else table.ABSENT)
             share = general.damage_recovered if general else None
             own = "the baseline" if name == data.comparison.baseline else table.NOT_ESTIMABLE
             rows.append([*cells, table.ratio_interval(share) if share and share.estimable else own])
-    titles = ("Domain", "General", "Domain change", "General change", "Damage recovered")
+    titles = ("Domain", "General", "General change", "Damage recovered")
     columns = [Column("Spec and method"), *(Column(title, "right") for title in titles)]
     if not rows:
         return [Paragraph("No spec has a comparison of models yet.")]
-    return [Table(columns, rows, note="Each against its own base; changes in points.", name="all-specs")]
+    return [Table(columns, rows, note="Each against its own base; the change in points.", name="all-specs")]
 
 
 def _pooled(reports: Sequence[ReportData]) -> list[Block]:

@@ -81,7 +81,20 @@ class Effect:
 
 
 def designs(cells: Sequence[Cell]) -> list[Design]:
-    """Full crossings of three factors, then of two that are in none of those; the largest first."""
+    """Full crossings of three factors, then of two that are in none of those; the largest first. Methods whose data
+    come through the same steps are also looked at by themselves: others lack the steps' settings."""
+    alike: dict[frozenset[str], list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(frozenset(key for key in cell.settings if "." in key), []).append(cell)
+    found: list[Design] = []
+    for group in (cells, *(alike.values() if len(alike) > 1 else ())):
+        for design in _designs(group):
+            if not any(set(_names(design)) <= set(_names(known)) for known in found):
+                found.append(design)
+    return sorted(found, key=lambda design: -len(design.cells))
+
+
+def _designs(cells: Sequence[Cell]) -> list[Design]:
     table = [_levels(cell, cells) for cell in cells]
     keys = [key for key in table[0] if len({row[key] for row in table}) > 1] if table else []
     keys = _apart(keys, table)
@@ -92,7 +105,7 @@ def designs(cells: Sequence[Cell]) -> list[Design]:
                 design = _crossed(factors, group, table, cells)
                 if design and not any(set(_names(design)) <= set(_names(known)) for known in found):
                     found.append(design)
-    return sorted(found, key=lambda design: -len(design.cells))
+    return found
 
 
 def _names(design: Design) -> list[str]:

@@ -55,7 +55,8 @@ _HOW = (
 
 
 def _figure(data: ReportData, found: Predictions) -> Figure:
-    series = {each.method: data.series(each.method) for each in found.observations}
+    methods = sorted({each.method for each in found.observations}, key=data.series)
+    series = {name: data.series(name) for name in methods}
     clouds = []
     for name, fit in found.explained.items():
         if len(fit.measures) == 1:
@@ -98,9 +99,11 @@ def _values(found: Predictions, measures: Sequence[str]) -> int:
 
 
 def _caption(found: Predictions) -> str:
-    single = {name: fit for name, fit in found.explained.items() if len(fit.measures) == 1}
+    single = {
+        n: fit for n, fit in found.explained.items() if len(fit.measures) == 1 and _values(found, fit.measures) > 2
+    }
     if not single:
-        return ""
+        return "No measure takes more than two values here: a line through two says nothing."
     best = max(single, key=lambda name: single[name].r2)
     fit = single[best]
     return f"Closest is {WORDS.get(best, best)}: R² {table.decimal_interval(fit.r2, fit.low, fit.high)}."

@@ -95,14 +95,14 @@ def _last_values(data: ReportData, names: Sequence[str]) -> Table:
 def _table(data: ReportData) -> Table:
     titles = ["Method", "Recipe", "Learned from", "Seeds", "Rows", "Learning rate", "Steps", "Time of one training"]
     columns = [Column(title, "left" if number < 3 else "right") for number, title in enumerate(titles)]
-    methods = data.spec.train.methods if data.spec.train else {}
+    methods, default = (data.spec.train.methods, data.spec.train.data) if data.spec.train else ({}, "")
     rows: list[list[Text]] = []
     for name in sorted(data.trained, key=data.series):
         runs = data.trained[name]
         rates = sorted({table.plain_number(row["params"].get("learning_rate")) for row in runs})
         cells = [table.numbers([row["seed"] for row in runs]), _noted(runs, "rows_trained"), " ".join(rates)]
         cells += [_noted(runs, "steps"), table.duration(max(map(_seconds, runs)))]
-        rows.append([Mono(name), Mono(methods[name].method), Mono(methods[name].data), *cells])
+        rows.append([Mono(name), Mono(methods[name].method), Mono(methods[name].data or default), *cells])
     return Table(columns, rows)
 
 
@@ -118,10 +118,10 @@ def _seconds(row: Row) -> float:
 
 def _left_out(data: ReportData) -> list[Block]:
     """Rows that a training could not use, by reason: they are missing from what it learned."""
-    words = []
-    for name, runs in data.trained.items():
+    alike: dict[str, list[str]] = {}
+    for name, runs in data.checkpoints.items():
         dropped = (runs[0]["manifest"] or {}).get("rows_dropped") or {}
         if any(dropped.values()):
             listed = ", ".join(f"{table.count(n)} {reason}" for reason, n in dropped.items() if n)
-            words.append(f"{name} left out rows: {listed}.")
-    return [Paragraph(text, "warning") for text in words]
+            alike.setdefault(listed, []).append(name)
+    return [Paragraph(f"{', '.join(names)} left out rows: {each}.", "warning") for each, names in alike.items()]

@@ -98,6 +98,17 @@ def test_a_key_that_goes_with_the_method_is_part_of_it() -> None:
     assert list(design.factors) == ["method", "data"]
 
 
+def test_settings_of_steps_cross_with_methods_though_raw_data_have_none() -> None:
+    cells = [cell(f"raw{tau}", method="sft", data="source") for tau in (1, 2)]
+    cells += [
+        cell(f"{m}{tau}", method=m, data="close", **{"close.min_cosine": tau})
+        for tau in (0.5, 0.8)
+        for m in ("sft", "dft")
+    ]
+    (design,) = designs(cells)
+    assert dict(design.factors) == {"method": ("sft", "dft"), "close.min_cosine": ("0.5", "0.8")}
+
+
 @pytest.mark.parametrize(("value", "text"), [(None, "none"), (True, "true"), (0.0003, "0.0003"), ((), "none"),
                                              (("a", "b"), "a, b"), ("x" * 60, "…" + "x" * 39)])  # fmt: skip
 def test_settings_as_labels(value: Any, text: str) -> None:
