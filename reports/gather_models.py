@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evals.comparable import judge
 from evals.panels import BASE, Panel, load
+from refinery.records import Score
 from refinery.spec import Spec
 from refinery.store import ELSEWHERE, Row, Store
 from reports import table
@@ -130,16 +132,23 @@ def trials(store: Store, spec: Spec, finals: Mapping[str, Sequence[Row]]) -> lis
     checkpoint of that seed in nothing but the tuned parameters."""
     tuned = spec.train.tune if spec.train else {}
     found = []
+    like: dict[str, Score] = {}
     for row in store.checkpoints() if tuned else []:
         final = next((each for each in finals.get(row["name"], []) if each["seed"] == row["seed"]), None)
         if final is None or row["role"] not in ("tuning", "final") or _without(row, tuned) != _without(final, tuned):
             continue
-        scores = {score.benchmark: score for score in store.scores(checkpoint=row["fingerprint"]) if is_primary(score)}
+        scores = _alike(store.scores(checkpoint=row["fingerprint"]), like)
         if VALIDATION in scores:
             params = {key: row["params"].get(key) for key in tuned}
             found.append(Trial(row["name"], params, row["role"] == "final", scores))
     names = list(finals)
     return sorted(found, key=lambda trial: (names.index(trial.method), _place(trial.params, tuned)))
+
+
+def _alike(scores: Sequence[Score], like: dict[str, Score]) -> dict[str, Score]:
+    """Benchmark to its primary score, only where it was measured as the first one was, which `like` holds."""
+    kept = [s for s in scores if is_primary(s) and not judge(s, like.setdefault(s.benchmark, s)).refused]
+    return {score.benchmark: score for score in kept}
 
 
 def _place(params: Mapping[str, Any], tuned: Mapping[str, Sequence[Any]]) -> list[int]:
