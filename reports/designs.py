@@ -8,7 +8,7 @@ averaged over the other factors' levels; an interaction is a difference of diffe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,12 +82,14 @@ class Effect:
 
 def designs(cells: Sequence[Cell]) -> list[Design]:
     """Full crossings of three factors, then of two that are in none of those; the largest first. Methods whose data
-    come through the same steps are also looked at by themselves: others lack the steps' settings."""
-    alike: dict[frozenset[str], list[Cell]] = {}
+    come through the same steps, and those of one recipe, are also looked at by themselves: others lack settings that
+    these may cross."""
+    alike: dict[Hashable, list[Cell]] = {}
     for cell in cells:
         alike.setdefault(frozenset(key for key in cell.settings if "." in key), []).append(cell)
+        alike.setdefault(cell.value("method"), []).append(cell)
     found: list[Design] = []
-    for group in (cells, *(alike.values() if len(alike) > 1 else ())):
+    for group in (cells, *(group for group in alike.values() if len(group) < len(cells))):
         for design in _designs(group):
             if not any(set(_names(design)) <= set(_names(known)) for known in found):
                 found.append(design)
@@ -159,7 +161,26 @@ def _crossed(
     combinations = list(itertools.product(*whole))
     if not whole or any(len(each) < 2 for each in whole) or not all(each in there for each in combinations):
         return None
-    return Design(dict(zip(factors, whole, strict=True)), {each: there[each] for each in combinations})
+    return _shortened(Design(dict(zip(factors, whole, strict=True)), {each: there[each] for each in combinations}))
+
+
+def _shortened(design: Design) -> Design:
+    """Recipes by what tells them apart here: of a method that comes once, its name is enough."""
+    if RECIPE not in design.factors:
+        return design
+    at = list(design.factors).index(RECIPE)
+    first = {level: next(c for key, c in design.cells.items() if key[at] == level) for level in design.factors[RECIPE]}
+    short = {}
+    for level, cell in first.items():
+        others = [other for other in first.values() if other.value("method") == cell.value("method")]
+        differing = [key for key in cell.settings if len({repr(other.value(key)) for other in others}) > 1]
+        words = [str(cell.value("method")), *(f"{key} {shown(cell.value(key))}" for key in differing)]
+        short[level] = ", ".join(words)
+    if len(set(short.values())) < len(short):
+        return design
+    factors = {**design.factors, RECIPE: tuple(short[level] for level in design.factors[RECIPE])}
+    cells = {(*key[:at], short[key[at]], *key[at + 1 :]): cell for key, cell in design.cells.items()}
+    return Design(factors, cells)
 
 
 def _rectangles(

@@ -76,7 +76,8 @@ def arm(data: ReportData, name: str) -> str | None:
         case "sft":
             return "Fused + SFT" if fused else "SDFT-2024" if rewritten else "SFT"
         case "raft":
-            return "RAFT" if fused else None
+            conditioned = described.params.model_dump().get("teacher_prompt", "") is not None
+            return "RAFT" if fused and conditioned and not getattr(described.params, "teacher_shuffle", False) else None
         case "reinvoke":
             return "SFT + re-invoke" if not ops else None
         case "sdft" | "dft" | "cpt" if not ops:

@@ -98,6 +98,24 @@ def test_a_key_that_goes_with_the_method_is_part_of_it() -> None:
     assert list(design.factors) == ["method", "data"]
 
 
+def test_one_recipes_own_settings_are_crossed_and_named_by_what_differs() -> None:
+    common = {"data": "fused", "top_k": 512, "tail": "renorm", "shown": "answer"}
+    cells = [cell("sft_raw", method="sft", data="source"), cell("sft", method="sft", data="fused")]
+    cells += [
+        cell(name, method="raft", **{**common, **changed})
+        for name, changed in {
+            "raft": {}, "k8": {"top_k": 8}, "k8_bucket": {"top_k": 8, "tail": "bucket"}, "bucket": {"tail": "bucket"},
+            "raft_raw": {"data": "source"}, "kl": {"shown": None}, "kl_raw": {"shown": None, "data": "source"},
+        }.items()
+    ]  # fmt: skip
+    objective, support = designs(cells)
+    assert dict(objective.factors) == {
+        "method": ("sft", "raft, shown answer", "raft, shown none"), "data": ("source", "fused")
+    }  # fmt: skip
+    assert dict(support.factors) == {"top_k": ("512", "8"), "tail": ("renorm", "bucket")}
+    assert {c.name for c in support.cells.values()} == {"raft", "k8", "k8_bucket", "bucket"}
+
+
 def test_settings_of_steps_cross_with_methods_though_raw_data_have_none() -> None:
     cells = [cell(f"raw{tau}", method="sft", data="source") for tau in (1, 2)]
     cells += [
@@ -220,8 +238,8 @@ def test_a_report_shows_the_sweep_and_the_crossing(richer: SimpleNamespace) -> N
     blocks = factorial.render(data)
     tables = [block for block in blocks if isinstance(block, Table)]
     names = [plain(row[0]) for row in tables[0].rows]
-    assert names == ["method raft, top_k 512 against sft", "data agrees against source",
-                     "Interaction: method raft, top_k 512 against sft; data agrees against source"]  # fmt: skip
+    assert names == ["method raft against sft", "data agrees against source",
+                     "Interaction: method raft against sft; data agrees against source"]  # fmt: skip
     data_effect = (own["sft_close"] - own["sft_raw"] + own["raft"] - own["raft_raw"]) / 2
     assert float(plain(tables[0].rows[1][3]).split(" ")[0].replace("+", "")) == pytest.approx(
         100 * data_effect, abs=0.5

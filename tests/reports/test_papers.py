@@ -101,6 +101,17 @@ def test_a_method_is_a_papers_row_only_on_that_kind_of_data(
     assert papers.arm(with_graph(data, {"x": (method, source)}, ops), "x") == arm
 
 
+def test_raft_without_the_answer_or_with_another_rows_is_not_raft(data: Any) -> None:
+    class Raft(Recipe):
+        teacher_prompt: str | None = "Known: {{ response }}"
+        teacher_shuffle: bool = False
+
+    for params, arm in ((Raft(), "RAFT"), (Raft(teacher_prompt=None), None), (Raft(teacher_shuffle=True), None)):
+        own = with_graph(data, {"x": ("raft", "fused")}, OPS)
+        own.spec.train.methods["x"].params = params
+        assert papers.arm(own, "x") == arm
+
+
 def test_our_runs_stand_in_rows_of_their_own_and_in_the_papers_where_the_model_is_its(data: Any) -> None:
     methods = {"sft_raw": ("sft", "source"), "sft_close": ("sft", "fused"), "raft": ("raft", "fused")}
     lab = with_graph(data, methods, OPS)
