@@ -117,9 +117,8 @@ def _put(document: Document, key: str, value: Any, written: KeyPath) -> None:
     for number, part in enumerate(path[:-1]):
         if isinstance(target, dict) and target.get(part) is None:
             target[part] = {}
-        if isinstance(target, list) and not (isinstance(part, int) and part < len(target)):
-            target = None
-        target = target[part] if isinstance(target, dict | list) else None
+        there = not isinstance(target, list) or (isinstance(part, int) and part < len(target))
+        target = target[part] if there else None
         if not isinstance(target, dict | list):
             where = ".".join(map(str, path[: number + 1]))
             return document.add(written, f'"{where}" holds no keys, so a matrix cannot set "{key}"')

@@ -288,7 +288,7 @@ class ConditionedDistillation(Loop, Rollouts):
             value = value + through - through.detach()
         if self.settings.importance_cap is not None and "sampler" in batch:
             value = value * self._importance(states, head, tokens, lengths, batch)
-        columns = [how.temperature**2 * value, *masses]
+        columns: list[Any] = [how.temperature**2 * value, *masses]
         if self.settings.by_tokens:
             return tuple(column.sum() for column in columns)
         return tuple(sample_means(column, lengths).sum() for column in columns)

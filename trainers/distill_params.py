@@ -104,7 +104,7 @@ class DistillParams(TrainParams):
     """Who samples the student's rollouts: this process by transformers; vLLM inside it, or a `vllm serve` that gets the
     weights over NCCL, each after every optimiser step. vLLM needs a GPU and this environment's own vLLM, and an
     interrupted training then ends with other weights than it would have had: its sampling is not repeatable."""
-    vllm: Annotated[VllmParams, Later] = VllmParams()
+    vllm: Annotated[VllmParams, Later] = VllmParams.model_validate({})
 
     @model_validator(mode="before")
     @classmethod

@@ -5,6 +5,7 @@ A training that fails does not stop the others: why it failed stands in the stor
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class Training:
             path = self._train(cell, label)
             if path is None:
                 continue
-            score = processes.shared(lambda cell=cell, path=path: self._validated(cell, path))
+            score = processes.shared(partial(self._validated, cell, path))
             self.progress.note(f"{label}: validation {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
             if score.value > best:
                 best, chosen = score.value, cell.point
