@@ -100,7 +100,7 @@ def _step(name: str, old: Spec, new: Spec, old_prints: Mapping[str, str], new_pr
         differing = _changes(before.params.model_dump(mode="json"), after.params.model_dump(mode="json"), "")
         why += [change.key for change in differing]
     for _, model in marked(after.params, "model"):
-        if model in old.models and models.identity(old.models[model]) != models.identity(new.models[model]):
+        if model in old.models and _asked(old, model) != _asked(new, model):
             why.append(f"model {model}")
     why += ["seed"] if old.seed != new.seed else []
     if why:
@@ -110,6 +110,13 @@ def _step(name: str, old: Spec, new: Spec, old_prints: Mapping[str, str], new_pr
     if not reads:
         return Effect(name, "runs", "directly", [f"a new version of {after.op}"])
     return Effect(name, "runs", "indirectly", [f"reads {', '.join(reads)}"])
+
+
+def _asked(spec: Spec, name: str) -> list[Any]:
+    """What a model is, and where a rewriter trains it how."""
+    model = spec.models[name]
+    rewriter = spec.rewriters.get(model.from_ or "")
+    return [models.identity(model), rewriter and rewriter.model_dump(mode="json")]
 
 
 def _methods(old: Spec, new: Spec, old_prints: Mapping[str, str], new_prints: Mapping[str, str]) -> list[Effect]:

@@ -1,6 +1,7 @@
 """How much memory a training will need, from the model's configuration and the longest row: an estimate by formula.
 
     weights       4 bytes (full fine-tuning, in float32) or 2 (under LoRA in bfloat16), and again for a frozen teacher
+                  or the reference of a KL penalty
     training      12 bytes per trained weight: its gradient and the two moments of AdamW, in float32
     method        what a method keeps besides: a copy for l2sp, a copy and the Fisher diagonal for ewc
     activations   rows x tokens x layers x (16 hidden + 2 inner) x bytes of the arithmetic, for the longest row;
@@ -58,7 +59,8 @@ def footprint(job: TrainJob, course: Course, model: Any, on_gpu: bool) -> Footpr
     pulled = weights if params.lora is None else sum(rows * columns for rows, columns in adapted)
     if copies and params.lora is not None:
         copies -= 1  # adapters are zero at the start: there is nothing to keep a copy of
-    teacher = params.lora is None and ("teacher_prompt" in type(params).model_fields or hasattr(method, "TEACHER"))
+    asked = "teacher_prompt" in type(params).model_fields or hasattr(method, "TEACHER")
+    teacher = params.lora is None and (asked or bool(getattr(params, "beta", 0) and hasattr(params, "num_generations")))
     frozen = weights * (2 if narrow else 4) if teacher else 0
     return Footprint(
         weights * width + (0 if params.lora is None else trained * 4) + frozen,
@@ -87,6 +89,9 @@ def _activations(job: TrainJob, course: Course, config: Any, width: int) -> int:
     params = job.params
     rows = params.micro_batch_size or params.batch_size
     longest = max(len(row.prompt) + len(row.answer) for row in course.prepared.rows)
+    if several := getattr(params, "num_generations", None):  # rollouts of every row, and their length
+        rows = params.rollouts_per_pass or rows * several
+        longest = max(len(row.prompt) for row in course.prepared.rows) + params.max_completion_length
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     layer = 16 * hidden + 2 * inner
