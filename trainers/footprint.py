@@ -92,6 +92,7 @@ def _activations(job: TrainJob, course: Course, config: Any, width: int) -> int:
     if several := getattr(params, "num_generations", None):  # rollouts of every row, and their length
         rows = params.rollouts_per_pass or rows * several
         longest = max(len(row.prompt) for row in course.prepared.rows) + params.max_completion_length
+        longest = min(longest, getattr(config, "max_position_embeddings", None) or longest)
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     layer = 16 * hidden + 2 * inner
