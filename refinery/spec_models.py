@@ -322,6 +322,8 @@ class OwnBenchmark(Section):
     """Whether the model's chat template is used; where it is left out, for written answers alone."""
     max_tokens: PositiveInt | None = None
     """Of a written answer; evaluate.max_tokens where it is left out."""
+    cluster: str | None = None
+    """A column: rows of one value (one document, one table) are not independent, and intervals know it."""
     limit: PositiveInt | None = None
     """Only the first rows."""
 

@@ -17,7 +17,7 @@ from evals.benchmarks._files import splits
 from evals.benchmarks._judged import Judge, Judged, chosen, judged
 from evals.benchmarks._tasks import Task, item, needs_data
 from evals.scorers import grading
-from refinery.records import Message
+from refinery.records import Message, digest
 from refinery.spec_models import EvaluateSpec
 
 DATA = "knowledge"
@@ -38,11 +38,19 @@ def task(name: str, *, settings: EvaluateSpec, judge: Judge | None = None, **_: 
     rows = [row for row in files["test"] if kind in ("oracle", row["kind"])]
     asked = ORACLE if kind == "oracle" else "{question}"
     items = [
-        item([{"role": "user", "content": asked.format_map(row)}], row["answer"], asked=row["question"]) for row in rows
+        item(
+            [{"role": "user", "content": asked.format_map(row)}], row["answer"], asked=row["question"], cluster=_of(row)
+        )
+        for row in rows
     ]
     judge = chosen(name, judge)
     told = {"told": {"judge_agreement": agreement(judge, files["gold"])}} if "gold" in files else {}
     return judged(name, items, Judged(judge, _question, read), ("strict", "lenient"), settings, **told)
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    """Questions on one article are a cluster."""
+    return digest(row["article"], 8) if row.get("article") else "no article"
 
 
 def _question(doc: Mapping[str, Any], text: str) -> list[Message]:

@@ -36,7 +36,7 @@ def task(name: str, *, settings: EvaluateSpec, judge: Judge | None = None, **_: 
     if own.choices is not None:
         chat = bool(own.chat_template)
         return ranked(name, [_choices(name, own, row, number, chat) for number, row in enumerate(rows, 1)], chat=chat)
-    items = [item(row.prompt, row.answer, asked=row.question) for row in rows]
+    items = [item(row.prompt, row.answer, asked=row.question, **_cluster(own, row)) for row in rows]
     if own.check == "judge":
         from evals.benchmarks.knowledge import read
 
@@ -73,4 +73,13 @@ def _choices(name: str, own: OwnBenchmark, row: Example, number: int, chat: bool
     if gold is None:
         raise UserError(f"evaluate.own.{name}: the answer of row {number}, {wanted!r}, is none of its choices")
     found = {"question": "\n\n".join(turn["content"] for turn in row.prompt), "choices": choices, "gold": gold}
+    found |= _cluster(own, row)
     return found | {"messages": row.prompt} if chat else found
+
+
+def _cluster(own: OwnBenchmark, row: Example) -> dict[str, str]:
+    if own.cluster is None:
+        return {}
+    if own.cluster not in row.fields():
+        raise UserError(f"{own.path}: there is no column {own.cluster!r} to cluster by")
+    return {"cluster": str(row.fields()[own.cluster])}

@@ -1,10 +1,10 @@
 """ToolAlpaca (Tang et al. 2023, arXiv:2306.05301, Apache-2.0): calls of an API's functions that do what is asked.
 
-n by instruction: `toolalpaca_simulated` and `toolalpaca_real`, the two evaluation sets of the release, without the
-instructions whose reference makes no call. No shots, chat, greedy; the functions' descriptions stand in the system
-turn. All calls are asked for at once, without the functions' replies, as SDFT does, so an argument that only a reply
-could give is out of reach. `acc` counts: the calls are equal in structure and order. `acc_similar` takes them in any
-order and empty arguments as left out, `functions` looks at the names alone. Items of one API are a cluster. Local
+n 100 (`toolalpaca_simulated`, 10 APIs) and 114 (`toolalpaca_real`, 11 APIs), the two evaluation sets of the release,
+without instructions whose reference makes no call. No shots, chat, greedy; the functions' descriptions stand in the
+system turn. All calls are asked for at once, without the functions' replies, as SDFT does, so an argument that only a
+reply could give is out of reach. `acc` counts: the calls are equal in structure and order. `acc_similar` takes them in
+any order and empty arguments as left out, `functions` looks at the names alone. Items of one API are a cluster. Local
 files, folder toolalpaca: *simulated* and *real* as released.
 """
 
@@ -47,7 +47,7 @@ def items(apis: Rows) -> Iterator[dict[str, Any]]:
         for instruction, gold in zip(api["Instructions"], api["Golden_Answers"], strict=True):
             if gold:
                 turns = [{"role": "system", "content": system}, {"role": "user", "content": instruction}]
-                yield item(turns, reference(gold), api=api["Name"])
+                yield item(turns, reference(gold), cluster=api["Name"])
 
 
 def reference(gold: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -210,6 +211,15 @@ def test_where_nothing_can_be_isolated_nothing_runs(monkeypatch: pytest.MonkeyPa
     assert sandbox.run(RIGHT, TESTS, isolated=False).passed
 
 
+ESCAPES = [
+    RIGHT,
+    "open('/usr/x', 'w')",
+    "import socket\nsocket.create_connection(('192.0.2.1', 80), 1)",
+    "open('/proc/1/mem')",
+    "import os\nos._exit(0)",
+]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_somebody_without_rights_has_the_same_sandbox(tmp_path: Path) -> None:
     """Through a namespace of users, with the system's Python, which anyone may read."""
@@ -234,13 +244,34 @@ def test_somebody_without_rights_has_the_same_sandbox(tmp_path: Path) -> None:
     for each in (tmp_path, *tmp_path.parents):
         if each != Path("/") and each.stat().st_uid == 0 and each != Path("/tmp"):
             each.chmod(each.stat().st_mode | 0o055)
-    programs = [RIGHT, "open('/usr/x', 'w')", "import socket\nsocket.create_connection(('192.0.2.1', 80), 1)",
-                "open('/proc/1/mem')", "import os\nos._exit(0)"]  # fmt: skip
     common = {
         "tests": TESTS,
         "isolated": True,
         "limits": {"seconds": 3, "memory": 1 << 30, "processes": 16, "files": 1 << 24},
     }
-    jobs = [json.dumps({"program": program, **common}) for program in programs]
+    jobs = [json.dumps({"program": program, **common}) for program in ESCAPES]
     done = subprocess.run([python, script, child, *jobs], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["ok", "raised", "raised", "raised", "exited"], done.stderr
+
+
+WITHOUT = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-c"]
+"""Root as containers have it, without the right to make namespaces other than of users."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
+def test_root_without_the_right_to_mount_has_the_same_sandbox() -> None:
+    code = f"from evals import sandbox; print([sandbox.run(each, {TESTS!r}).reason for each in {ESCAPES!r}])"
+    done = subprocess.run([*WITHOUT, code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str(["ok", "raised", "raised", "raised", "exited"]), done.stderr
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv") or not shutil.which("unshare"), reason="needs root and its tools"
+)
+def test_where_no_namespace_may_be_made_nothing_runs() -> None:
+    """In a namespace of users that may make no further one."""
+    code = f"from evals import sandbox; sandbox.run({RIGHT!r}, {TESTS!r})"
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", *WITHOUT, code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "UserError: code cannot be run in a sandbox here" in done.stderr and "unshare" in done.stderr

@@ -122,6 +122,7 @@ def test_tool_calls(data: Path, store: Store, oracle: Any) -> None:
     assert found["toolalpaca_simulated"] == {"acc": 0.5, "acc_similar": 1.0, "functions": 1.0}
     assert found["openfunctions"]["acc"] == pytest.approx(1 / 6) and found["openfunctions"]["functions"] == 1
     assert not any("Good morning" in prompt for prompt in oracle.seen)  # no call is its reference
+    assert all(s.item.startswith("Stores/") for s in store.samples(benchmark="toolalpaca_simulated"))  # a cluster each
 
 
 @pytest.mark.parametrize("prompt", range(len(IFEVAL)))
@@ -250,12 +251,14 @@ def own(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> EvaluateS
 
 
 def test_an_own_file_with_a_rule(tmp_path: Path, store: Store, oracle: Any) -> None:
-    rows = [{"q": f"What is {n} and {n}?", "a": str(2 * n)} for n in range(4)]
-    settings = own(tmp_path, rows, prompt="{{ q }}", answer="{{ a }}", system="Be brief.", check="number", max_tokens=9)
+    rows = [{"q": f"What is {n} and {n}?", "a": str(2 * n), "sheet": n // 2} for n in range(4)]
+    options = {"system": "Be brief.", "check": "number", "max_tokens": 9, "cluster": "sheet"}
+    settings = own(tmp_path, rows, prompt="{{ q }}", answer="{{ a }}", **options)
     oracle.write = lambda prompt, _: "It makes 4." if "2 and 2" in prompt else "It makes 0, or 1."
     assert run(store, "mine", settings=settings) == {"mine": {"acc": 0.25}}
     assert oracle.seen[0] == "<system>Be brief.<user>What is 0 and 0?"
     assert oracle.options[0]["max_gen_toks"] == 9
+    assert sorted(s.item.split("/")[0] for s in store.samples(benchmark="mine")) == ["0", "0", "1", "1"]
 
 
 @pytest.mark.parametrize("answers", [["lamp", "oil"], ["B", "A"], [1, 0]])
