@@ -68,13 +68,13 @@ def read(path: Path) -> list[Evaluation]:
 
 
 def _files(path: Path) -> list[Path]:
+    """In a folder, what begins as either tool's files do; other JSON, such as a checkpoint's, is passed by."""
+    from evals import logs_inspect, logs_lm_eval
+
     if path.is_file():
         return [path]
-    from evals import logs_inspect
-
-    results = sorted(path.rglob("results_*.json"))
-    logs = [p for p in sorted([*path.rglob("*.eval"), *path.rglob("*.json")]) if p not in results]
-    return results + [p for p in logs if logs_inspect.is_log(p)]
+    there = sorted([*path.rglob("*.json"), *path.rglob("*.eval")])
+    return [file for file in there if logs_lm_eval.is_results(file) or logs_inspect.is_log(file)]
 
 
 def write(store: Store, found: Sequence[Evaluation], name: str = "", seed: int | None = None) -> list[Imported]:
@@ -115,6 +115,12 @@ def short_name(model: str) -> str:
     """A model's path or hub id as a name that the command line takes."""
     tail = model.rstrip("/").rpartition("/")[2] or model
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", tail).strip("_.-") or "imported"
+
+
+def beginning(path: Path, size: int = 400) -> str:
+    """Of a text file, without white space."""
+    with path.open("rb") as file:
+        return "".join(file.read(size).decode("utf-8", "replace").split())
 
 
 def json_of(path: Path) -> Any:

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from evals import stats
 from evals.comparable import NO_SETTINGS, UNKNOWN
-from evals.importing import Evaluation, json_of, members
+from evals.importing import Evaluation, beginning, json_of, members
 from refinery.errors import UserError
 from refinery.records import Sample, Score, digest
 
@@ -26,10 +27,7 @@ NAME_LENGTH = 26
 def is_log(path: Path) -> bool:
     if path.suffix == ".eval":
         return True
-    if path.suffix != ".json" or path.name.startswith("results_"):
-        return False
-    found = json_of(path)
-    return isinstance(found, dict) and {"eval", "status", "version"} <= set(found)
+    return bool(re.match(r'\{"version":\d+,"status":"\w+","eval":\{', beginning(path)))
 
 
 def read(path: Path) -> list[Evaluation]:

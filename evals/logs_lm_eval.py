@@ -8,7 +8,7 @@ from typing import Any
 
 from evals import results
 from evals.comparable import NO_SETTINGS, UNKNOWN
-from evals.importing import Evaluation, json_of
+from evals.importing import Evaluation, beginning, json_of
 from refinery.errors import UserError
 from refinery.records import Score, digest
 
@@ -21,12 +21,21 @@ ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Of a function in memory, which stands in a configuration where lm-eval could not write its source."""
 
 
+STAMP = re.compile(r"\d{4}-\d{2}-\d{2}T[\d.-]+$")
+"""The time at the end of a result file's name, which the files of its samples have too."""
+
+
+def is_results(path: Path) -> bool:
+    return path.suffix == ".json" and (path.name.startswith("results_") or beginning(path).startswith('{"results":{'))
+
+
 def read(path: Path) -> list[Evaluation]:
     """UserError where it is no result file of lm-eval's, or was cut short."""
     found = json_of(path)
     if not isinstance(found, dict) or not {"results", "configs", "versions"} <= set(found):
         raise UserError(f"{path}: neither a result file of lm-eval nor a log of inspect_ai")
-    stamp = path.stem.partition("results_")[2]
+    stamped = STAMP.search(path.stem)
+    stamp = stamped[0] if stamped else path.stem.removeprefix("results_")
     config = found.get("config") or {}
     model = str(found.get("model_name") or config.get("model_args") or config.get("model") or "unknown")
     about = {"tool": "lm-eval", "backend": config.get("model"), "model_args": config.get("model_args")}

@@ -181,6 +181,17 @@ def test_of_two_results_the_later_counts(folders: dict[str, Path], tmp_path: Pat
     assert found["lab_facts"].file == str(file) and "is older and was left out" in found["lab_facts"].notes[0]
 
 
+def test_a_result_file_of_another_name_and_other_json_beside_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    """lm-eval with --output_path x.json writes x_TIME.json; a checkpoint's own files are no results."""
+    shutil.copytree(folders["lab"], tmp_path / "named")
+    (file,) = (tmp_path / "named").rglob("results_*.json")
+    file.rename(file.with_name(file.name.replace("results_", "mine_")))
+    (tmp_path / "named" / "config.json").write_text("{}")
+    (tmp_path / "named" / "broken.json").write_text("{")
+    found = read(tmp_path / "named")
+    assert {each.benchmark for each in found} == set(TASKS) and all(each.samples for each in found)
+
+
 def test_a_group_is_one_benchmark_of_all_its_tasks(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folders["lab"], tmp_path / "group")
     (file,) = (tmp_path / "group").rglob("results_*.json")
