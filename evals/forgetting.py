@@ -18,8 +18,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evals import stats
+from evals.comparable import judge
 from evals.panels import BASE, Panel, Panels, clusters, load
 from evals.stats import Block
+from refinery.records import Score
 from refinery.store import Store
 
 
@@ -122,10 +124,19 @@ def pool(loaded: Mapping[str, Panels], *, baseline: str, margin: float = 0.05, s
     """Compare methods over several stores, say one a domain: a name for each to what `panels.load` gave for it.
 
     A benchmark that several stores share is averaged over them: its items are one sample, drawn together, while each
-    store's seeds are trainings of their own.
+    store's seeds are trainings of their own. A store's benchmark that was measured otherwise than the first store's is
+    left out with a note.
     """
-    panels = [replace(panel, runs=name) for name, each in loaded.items() for panel in each.found]
+    panels: list[Panel] = []
     notes = [f"{name}: {note}" for name, each in loaded.items() for note in each.notes]
+    first: dict[str, tuple[str, Score]] = {}
+    for name, panel in ((name, panel) for name, each in loaded.items() for panel in each.found):
+        if panel.like is not None:
+            other, like = first.setdefault(panel.benchmark, (name, panel.like))
+            if refused := judge(panel.like, like).words:
+                notes.append(f"{name}: {panel.benchmark} left out: unlike {other}'s ({refused})")
+                continue
+        panels.append(replace(panel, runs=name))
     return compare_panels(Panels(panels, notes), baseline=baseline, margin=margin, seed=seed)
 
 

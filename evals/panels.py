@@ -41,6 +41,8 @@ class Panel:
     """Which trainings: panels of one store share them, panels of several stores do not."""
     chance: float | None = None
     """The score of guessing; None where it is not known."""
+    like: Score | None = None
+    """The base's score: what all were measured like; None for arrays that come from no store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _panel(
         else:
             arrays[arm] = np.stack([values[c].values for c in checkpoints])
     chance = like.settings.get("chance")
-    return Panel(benchmark, kind, items, arrays, chance=chance) if BASE in arrays else None
+    return Panel(benchmark, kind, items, arrays, chance=chance, like=like) if BASE in arrays else None
 
 
 def _most_shared(scores: Mapping[str, list[Score]], base: str) -> Score | None:

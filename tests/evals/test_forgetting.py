@@ -261,3 +261,15 @@ def test_an_import_is_compared_where_the_prompts_settle_it(tmp_path: Path) -> No
     assert found.notes == [
         "n: facts left out: checkpoint n was measured under other settings (max_tokens unknown on both sides)"
     ]
+
+
+def test_stores_measured_otherwise_are_not_pooled(tmp_path: Path) -> None:
+    loaded = {}
+    for name, size in (("clinic", 64), ("harbor", 64), ("market", 8)):
+        store = Store(tmp_path / f"{name}.duckdb")
+        put(store, "b", "facts", right(0.8)[0], settings={"batch_size": size})
+        put(store, "m", "facts", right(0.5)[0], settings={"batch_size": size})
+        loaded[name] = load(store, base="b", methods={"m": ["m"]}, domain=[], general=["facts"])
+    found = pool(loaded, baseline="m")
+    assert found.notes == ["market: facts left out: unlike clinic's (batch_size 8 instead of 64)"]
+    assert found.methods["m"].n_seeds == 2
