@@ -114,7 +114,7 @@ def test_the_page_loads_whole_and_asks_for_nothing(page: Path, tmp_path: Path, w
     complaints = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
     assert [event for event in events if event["method"] in complaints] == []
     drawn = [size for size in seen["charts"] if size[0] > 250 and size[1] > 100]
-    assert len(drawn) * 2 == len(seen["charts"]) == 20  # of each chart the one for this width
+    assert len(drawn) * 2 == len(seen["charts"]) >= 20  # of each chart the one for this width
     assert seen["scripts"] == 1 and seen["links"] == 0
     assert seen["wider"] <= 0 and seen["beyond"] == []
     dark = "rgb(22, 25, 29)"
