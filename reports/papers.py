@@ -156,7 +156,7 @@ def _renamed(
     names: dict[str, str] = {}
     for data in group:
         own: dict[str, str] = {}
-        for name in data.checkpoints:
+        for name in data.trained:
             called = arm(data, name)
             row = _row(published, called) if called else ""
             if row in wanted and row not in own:

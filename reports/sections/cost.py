@@ -90,7 +90,8 @@ def _steps(data: ReportData) -> Table:
 def _trainings(data: ReportData) -> Table:
     """A line a method: the mean over its seeds, and how it compares with the cheapest."""
     times = {name: _mean([seconds_of(row) for row in rows]) for name, rows in data.trained.items()}
-    baseline = data.comparison.baseline if data.comparison else next(iter(times))
+    baseline = data.comparison.baseline if data.comparison else ""
+    baseline = baseline if baseline in times else next(iter(times))
     rows: list[list[Text]] = []
     for name in sorted(data.trained, key=data.series):
         own = data.trained[name]
