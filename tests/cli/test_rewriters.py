@@ -113,6 +113,16 @@ def test_what_stands_is_not_trained_again() -> None:
     assert watched["status"] == "stands"
 
 
+def test_diff_names_the_rewriter() -> None:
+    path = write()
+    other = write("other", rewriters={"writer": {**WRITER, "learning_rate": 0.5}})
+    steps = {
+        each["name"]: each for each in json.loads(refinery("diff", str(path), str(other), "--json").stdout)["steps"]
+    }
+    assert steps["written"]["what"] == "runs" and steps["written"]["why"] == ["model writer"]
+    assert steps["right"]["how"] == "indirectly"
+
+
 def test_weights_that_are_gone_are_trained_for_new_rows() -> None:
     path = write()
     refinery("run", str(path), "--stage", "refine")

@@ -2,24 +2,32 @@
 
 import inspect
 import json
+import os
+import pickle
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from refinery.errors import UserError
 from refinery.store import Store
 from tests.trainers.conftest import JobMaker, gap, make_examples
+from tests.trainers.test_distill import ROUNDING
 from tests.trainers.test_train import Killed, killer, manifest
 from trainers import rl
 from trainers.course import course
+from trainers.footprint import Footprint, footprint, skeleton
 from trainers.job import directory
 from trainers.loop import METRICS
 from trainers.train import _prepare, train
 
+ROOT = Path(__file__).parents[2]
 SMALL = {"num_generations": 4, "batch_size": 2, "max_completion_length": 8, "check": "contains"}
 FORMAT = r"\A\W*[a-l]"
 """What a text of the random model begins with now and then."""
@@ -142,8 +150,6 @@ def test_prompts_of_a_generation_come_as_often_as_they_are_learnt_from(job: JobM
 
 
 def test_epochs_count_passes_over_the_prompts(job: JobMaker) -> None:
-    from transformers import AutoTokenizer
-
     one = job("grpo", **{**SMALL, "max_steps": None, "epochs": 1.5, "num_iterations": 2})
     found = course(one, AutoTokenizer.from_pretrained(one.model))
     assert found.steps == 2 * 15  # 20 rows, two a step, one and a half passes, each learnt from twice
@@ -260,3 +266,46 @@ def test_micro_batches_give_the_same_weights(job: JobMaker, tmp_path: Path) -> N
     whole = train(job("grpo", **params))
     parts = train(job("grpo", **params, rollouts_per_pass=4, _out=tmp_path / "parts"))
     assert gap(whole, parts) < 1e-5
+
+
+def test_memory_is_that_of_all_rollouts_of_a_pass(job: JobMaker) -> None:
+    def estimate(**params: Any) -> Footprint:
+        one = job("grpo", **{**SMALL, "micro_batch_size": 1, **params})
+        found = course(one, AutoTokenizer.from_pretrained(one.model))
+        return footprint(one, found, skeleton(one.model, None, False), on_gpu=False)
+
+    four = estimate()
+    assert estimate(num_generations=8).activations == 2 * four.activations
+    assert estimate(rollouts_per_pass=2).activations * 2 == four.activations
+    assert estimate(max_completion_length=16).activations > four.activations
+    assert estimate(max_completion_length=5000).activations == estimate(max_completion_length=9000).activations
+    assert estimate(beta=0.1).weights == 2 * four.weights
+    assert estimate(beta=0.1, lora={}).weights < 2 * four.weights
+
+
+# ---- several processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "params", [{}, {"loss_type": "grpo", "beta": 0.1}, {"lora": {"rank": 4}, "scale_rewards": "batch"}]
+)
+def test_two_processes_are_one(job: JobMaker, tmp_path: Path, params: dict[str, Any]) -> None:
+    """Each has whole groups; advantages, denominators and gradients are those of the whole batch."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    params = {**SMALL, "format": "[a-l]", "learning_rate": 1e-3, "max_steps": 3, **params}
+    folders = []
+    for count in (1, 2):
+        one = job("grpo", **params, _out=tmp_path / str(count))
+        file = tmp_path / f"job-{count}"
+        file.write_bytes(pickle.dumps(one))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        command += [str(ROOT / "tests/trainers/rl_processes.py"), str(file)]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        folders.append(directory(one))
+    assert gap(*folders) < ROUNDING
+    assert gap(folders[0], Path(job("grpo").model)) > 1e-4
+    totals = [manifest(folder)["final"] for folder in folders]
+    assert totals[0]["rollout_tokens"] == totals[1]["rollout_tokens"]
+    assert totals[0]["reward"] == pytest.approx(totals[1]["reward"], abs=1e-5)

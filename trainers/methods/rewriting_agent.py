@@ -33,6 +33,7 @@ from trainers.rl_plan import plan
 __all__ = ["REWRITES", "WATCHING", "Params", "build", "plan", "prepare"]
 
 VERSION = 1
+TEACHER = True
 VARIABLES = ("reference", "candidate")
 
 JUDGE_PROMPT = """\
