@@ -291,8 +291,8 @@ class Store(Database):
         return self.query("SELECT * FROM cells WHERE point = coalesce(?, point) ORDER BY point, method, seed", [point])
 
     def cell_scores(self) -> list[Row]:
-        """Every score of every cell, with what the matrix set: rows of keys, method, seed and the table `scores`."""
-        sql = """SELECT c.keys, c.method, c.seed, s.* FROM cells c JOIN scores s USING (checkpoint)
+        """Every score of every cell: rows of point, keys (what the matrix set), method, seed and the table `scores`."""
+        sql = """SELECT c.point, c.keys, c.method, c.seed, s.* FROM cells c JOIN scores s USING (checkpoint)
                  ORDER BY c.point, c.method, c.seed, s.benchmark, s.metric"""
         return self.query(sql)
 

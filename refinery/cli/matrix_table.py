@@ -17,6 +17,10 @@ from refinery.store import Row, Store
 def show_matrix(spec: Spec, store: Store, out: Console) -> None:
     """Prints the means of the primary metrics, and writes every seed's score to matrix.csv beside the store."""
     rows = [row for row in store.cell_scores() if row["metric"] == row["settings"].get("primary_metric", row["metric"])]
+    points = [point.id for point in spec.points]
+    methods = list(spec.train.methods) if spec.train else []
+    rows = [row for row in rows if row["point"] in points and row["method"] in methods]
+    rows.sort(key=lambda row: (points.index(row["point"]), methods.index(row["method"])))
     path = Path(spec.store_path).parent / "matrix.csv"
     _write(path, list(spec.matrix), rows)
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))

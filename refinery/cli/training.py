@@ -155,14 +155,15 @@ class Training:
             return
         self._gates.add(name)
         label = " ".join(filter(None, ["gate", self.point.label, job.name]))
-        self.progress.update(label, 0, 1)
-        try:
-            rows = gate.measured(question, self.store)
-        except UserError as error:
-            return self.progress.note(f"{label}: not measured: {error}")
-        finally:
-            self.progress.update(label, 1, 1)
-        self.progress.note(f"{label}: {gate.sentence(rows)}")
+        if not (rows := gate.known(question, self.store)):
+            self.progress.update(label, 0, 1)
+            try:
+                rows = gate.measured(question, self.store)
+            except UserError as error:
+                return self.progress.note(f"{label}: not measured: {error}")
+            finally:
+                self.progress.update(label, 1, 1)
+            self.progress.note(f"{label}: {gate.sentence(rows)}")
         if said := gate.warning(rows, settings):
             self.progress.note(f"warning: {label.removeprefix('gate ')}: {said}")
 

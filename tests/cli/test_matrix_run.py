@@ -106,3 +106,5 @@ def test_scores_know_their_cell_and_every_point_has_a_report(tmp_path: Path) -> 
         (name, rate) for name in ("first.jsonl", "second.jsonl") for rate in ("0.001", "0.01")
     }
     assert "heldout" in result.output and "every score:" in result.output
+    # in the order of the matrix
+    assert list(dict.fromkeys(row["source"] for row in rows)) == ["first.jsonl", "second.jsonl"]
