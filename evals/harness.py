@@ -42,11 +42,11 @@ def evaluate(
     """Every metric of one checkpoint on each benchmark, from the store where it stands there.
 
     `checkpoint` names the weights in the store, `model_path` is where they are; of a LoRA adapter that was trained
-    elsewhere `base` says what it adapts, since the path that peft wrote down need not be here. `heldout` are the source's rows and
-    `select` how answers to them are judged, for the benchmarks heldout and heldout_validation; `judge` grades where a
-    model does (evals/judging.py). `progress` is told a benchmark, how many of its requests have an answer, and how many
-    there are. UserError where a benchmark does not exist, its data cannot be had, or it would run code that the
-    settings do not allow.
+    elsewhere `base` says what it adapts, since the path that peft wrote down need not be here. `heldout` are the
+    source's rows and `select` how answers to them are judged, for the benchmarks heldout and heldout_validation;
+    `judge` grades where a model does (evals/judging.py). `progress` is told a benchmark, how many of its requests have
+    an answer, and how many there are. UserError where a benchmark does not exist, its data cannot be had, or it would
+    run code that the settings do not allow.
     """
     settings, select = settings or EvaluateSpec(), select or SelectSpec()
     standing = store.scores(checkpoint=checkpoint)
@@ -254,6 +254,9 @@ def _as_lm_eval_has_it(config: dict[str, Any]) -> dict[str, Any]:
     splits = merged["metadata"].get("splits")
     for key in ("training_split", "validation_split", "test_split", "fewshot_split") if splits else ():
         merged[key] = merged.get(key) if merged.get(key) in splits else None
+    examples = merged.get("training_split") or merged.get("fewshot_split") or merged.get("fewshot_config")
+    if splits and merged.get("num_fewshot") and not examples:  # else they would come from the items that are asked
+        raise UserError(f"benchmark {config['task']}: {merged['num_fewshot']} shots need a file of train rows besides")
     return merged
 
 

@@ -32,14 +32,17 @@ def builtin(
     *,
     chat: bool,
     primary: str = "",
+    sampled: bool = False,
     **changes: Any,
 ) -> Task:
     """lm-eval's task in `file`, a path below its tasks folder. `rows` by split take the place of the hub's, where there
-    are any; with several answers asked for (`evaluate.samples`) they are sampled."""
+    are any. Where its rule takes several answers (`sampled`), `evaluate.samples` has them drawn."""
     task: Task = {"include": file, "task": name, "chat": chat, "primary": primary, **changes}
     if (shots := settings.shots.get(name)) is not None:
         task["num_fewshot"] = shots
     if (samples := settings.samples.get(name, 1)) > 1:
+        if not sampled:
+            raise UserError(f"evaluate.samples: {name} takes one answer an item")
         task |= {"repeats": samples, "generation_kwargs": Changed(lambda old: old | SAMPLED)}
     return task | local(rows) if rows else task
 
@@ -125,10 +128,12 @@ def every(answers: Any, _: Any) -> Any:
     return answers
 
 
-def ranked(name: str, items: Rows, *, chat: bool = False, **changes: Any) -> Task:
+def ranked(name: str, items: Rows, settings: EvaluateSpec, *, chat: bool = False, **changes: Any) -> Task:
     """`items` have `question`, `choices` and `gold`, the number of the right one from 0."""
     if not items:
         raise UserError(f"benchmark {name}: its data hold no items")
+    if settings.samples.get(name, 1) > 1:
+        raise UserError(f"evaluate.samples: {name} takes one answer an item")
     task: Task = {
         "task": name,
         "chat": chat,

@@ -20,10 +20,10 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, DATA, {"validation": "*val*"})
+    rows = splits(settings, DATA, {"validation": "*val*", "train": "*train*"}, optional=("train",))
     prepared = bool(rows) and "query" in rows["validation"][0]
     if prepared:
-        rows = {"validation": _labelled(rows["validation"])}
+        rows = {split: _labelled(some) for split, some in rows.items()}
     found = builtin("hellaswag/hellaswag.yaml", name, settings, rows, chat=False, primary="acc")
     return found | {"process_docs": None} if prepared else found
 

@@ -25,4 +25,13 @@ def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     rows = splits(settings, DATA, {"test": "*[Hh]uman*[Ee]val*"})
     ks = steps(settings.samples.get(name, 1))
     counted = Changed(lambda metrics: [{**metrics[0], "k": ks}])
-    return builtin("humaneval/humaneval.yaml", name, settings, rows, chat=False, primary="pass@1", metric_list=counted)
+    return builtin(
+        "humaneval/humaneval.yaml",
+        name,
+        settings,
+        rows,
+        chat=False,
+        primary="pass@1",
+        sampled=True,
+        metric_list=counted,
+    )

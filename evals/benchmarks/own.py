@@ -35,7 +35,8 @@ def task(name: str, *, settings: EvaluateSpec, judge: Judge | None = None, **_: 
     rows = [outcome.example for outcome in read_source(source) if outcome.example is not None]
     if own.choices is not None:
         chat = bool(own.chat_template)
-        return ranked(name, [_choices(name, own, row, number, chat) for number, row in enumerate(rows, 1)], chat=chat)
+        ranks = [_choices(name, own, row, number, chat) for number, row in enumerate(rows, 1)]
+        return ranked(name, ranks, settings, chat=chat)
     items = [item(row.prompt, row.answer, asked=row.question, **_cluster(own, row)) for row in rows]
     if own.check == "judge":
         from evals.benchmarks.knowledge import read

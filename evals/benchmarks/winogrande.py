@@ -20,6 +20,7 @@ def names() -> Sequence[str]:
 
 
 def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
-    rows = splits(settings, DATA, {"validation": "*val*"})
+    wanted = {"validation": "*val*"} | ({"train": "*train*"} if settings.shots.get(name) else {})
+    rows = splits(settings, DATA, wanted)
     rows = {split: [{column: row[column] for column in COLUMNS} for row in some] for split, some in rows.items()}
     return builtin("winogrande/default.yaml", name, settings, rows, chat=False, primary="acc")

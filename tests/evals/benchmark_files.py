@@ -58,6 +58,18 @@ def truthfulqa(n: int = 24) -> Rows:
     return rows
 
 
+def arc(n: int = 24) -> Rows:
+    return [
+        {
+            "id": f"MadeUp_{i}",
+            "question": f"Which of these would a {PLACES[i % 6]} need on day {i}?",
+            "choices": {"text": pick(THINGS, i, 4), "label": ["A", "B", "C", "D"] if i % 3 else ["1", "2", "3", "4"]},
+            "answerKey": ("ABCD" if i % 3 else "1234")[i % 4],
+        }
+        for i in range(n)
+    ]
+
+
 def mmlu(split: str) -> Rows:
     count = {"test": 8, "dev": 5}[split]
     return [
@@ -250,6 +262,8 @@ FILES: dict[str, Any] = {
     "truthfulqa/mc_task.json": truthfulqa,
     "mmlu/mmlu_test.jsonl": lambda: mmlu("test"),
     "mmlu/mmlu_dev.jsonl": lambda: mmlu("dev"),
+    "arc/ARC-Challenge_test.jsonl": arc,
+    "arc/ARC-Easy_test.jsonl": arc,
     "medmcqa/dev.json": medmcqa,
     "gsm8k/test.jsonl": lambda: gsm8k("test"),
     "gsm8k/train.jsonl": lambda: gsm8k("train"),

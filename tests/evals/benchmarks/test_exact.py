@@ -28,6 +28,8 @@ TASKS: dict[str, tuple[str, bool, dict[str, str]]] = {
     "winogrande": ("winogrande/default.yaml", False, {"validation": "winogrande/*val*"}),
     "truthfulqa_mc1": ("truthfulqa/truthfulqa_mc1.yaml", False, {"validation": "truthfulqa/*mc_task*"}),
     "truthfulqa_mc2": ("truthfulqa/truthfulqa_mc2.yaml", False, {"validation": "truthfulqa/*mc_task*"}),
+    "arc_challenge": ("arc/arc_challenge.yaml", False, {"test": "arc/*hallenge*test*"}),
+    "arc_easy": ("arc/arc_easy.yaml", False, {"test": "arc/*asy*test*"}),
     "medmcqa": ("medmcqa/medmcqa.yaml", False, {"validation": "medmcqa/*dev*"}),
     "ifeval": ("ifeval/ifeval.yaml", True, {"train": "ifeval/*input_data*"}),
     "gsm8k": ("gsm8k/gsm8k.yaml", True, {"test": "gsm8k/*test*", "train": "gsm8k/*train*"}),
@@ -128,9 +130,12 @@ def compare(store: Store, data: Path, model: Path, name: str, folder: Path, limi
     """Ours against theirs, every metric and every item; how many items there were."""
     include, chat, patterns = TASKS[name]
     splits = {split: hub_rows(name, split, rows_of(data, pattern)) for split, pattern in patterns.items()}
-    prepared = {"process_docs": None} if name == "hellaswag" and "query" in splits["validation"][0] else {}
-    if prepared:
+    prepared: dict[str, Any] = {}
+    if name == "hellaswag" and "query" in splits["validation"][0]:
+        prepared = {"process_docs": None}
         splits = {"validation": [row | {"label": str(row["gold"])} for row in splits["validation"]]}
+    elif name.startswith("arc") and "query" in splits["test"][0]:
+        prepared = {"doc_to_text": "{{query}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{gold}}"}
     task_file(folder, name, include, splits, **prepared)
     settings = EvaluateSpec(data=str(data), batch_size=8, limit=limit, max_tokens=64, run_code=True)
     scores = harness.evaluate("ckpt", str(model), [name], settings, store=store)

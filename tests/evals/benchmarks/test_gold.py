@@ -162,6 +162,17 @@ def truthful_all(rows: list[dict[str, Any]]) -> Callable[[str, str], bool]:
     return lambda prompt, text: (last(prompt, "Q: ").removesuffix("\nA:"), text.removeprefix(" ")) in right
 
 
+def arc_right(rows: list[dict[str, Any]]) -> Callable[[str, str], bool]:
+    right = set()
+    for row in rows:
+        if "query" in row:
+            right.add((row["query"], row["choices"][row["gold"]]))
+        else:
+            place = row["choices"]["label"].index(row["answerKey"])
+            right.add((f"Question: {row['question']}\nAnswer:", row["choices"]["text"][place]))
+    return lambda prompt, text: (prompt, text.removeprefix(" ")) in right
+
+
 def lettered(rows: list[dict[str, Any]], shown: Callable[[dict[str, Any]], str], number: Callable[[dict], int]) -> Any:
     right = {(shown(row), "ABCD"[number(row)]) for row in rows}
     return lambda prompt, text: (prompt, text.strip()) in right
@@ -184,6 +195,8 @@ RANKED: dict[str, tuple[str, Callable[[list[dict[str, Any]]], Callable[[str, str
     "winogrande": ("winogrande/*val*", winogrande_right),
     "truthfulqa_mc1": ("truthfulqa/*mc_task*", truthful_right),
     "truthfulqa_mc2": ("truthfulqa/*mc_task*", truthful_all),
+    "arc_challenge": ("arc/*hallenge*test*", arc_right),
+    "arc_easy": ("arc/*asy*test*", arc_right),
     "mmlu": ("mmlu/*test*", lambda rows: lettered(rows, mmlu_shown, lambda row: row["answer"])),
     "medmcqa": ("medmcqa/*dev*", lambda rows: lettered(rows, medmcqa_shown, lambda row: row["cop"] - 1)),
 }

@@ -316,6 +316,25 @@ def test_what_is_not_there_is_not_fetched(tmp_path: Path, store: Store) -> None:
         run(store, "gsm8k", settings=EvaluateSpec(data=str(tmp_path)))
 
 
+def test_shots_never_come_from_the_items_that_are_asked(data: Path, tmp_path: Path, store: Store, oracle: Any) -> None:
+    for name in ("hellaswag", "winogrande", "arc_easy"):
+        with pytest.raises(UserError, match=r"train"):
+            run(store, name, settings=EvaluateSpec(data=str(data), shots={name: 2}))
+    folder = tmp_path / "winogrande"
+    folder.mkdir()
+    (folder / "val.jsonl").write_bytes((data / "winogrande" / "validation_xl.jsonl").read_bytes())
+    row = {"sentence": "A shot of the _ is here.", "option1": "train", "option2": "test", "answer": "1"}
+    (folder / "train.jsonl").write_text(3 * (json.dumps(row) + "\n"))
+    run(store, "winogrande", settings=EvaluateSpec(data=str(tmp_path), shots={"winogrande": 2}))
+    assert all(prompt.startswith("A shot of the train is here.\n\nA shot of") for prompt in oracle.seen)
+
+
+def test_several_answers_only_where_a_rule_takes_them(data: Path, store: Store, oracle: Any) -> None:
+    for name in ("hellaswag", "gsm8k", "mbpp", "math500"):
+        with pytest.raises(UserError, match=f"{name} takes one answer an item"):
+            run(store, name, settings=EvaluateSpec(data=str(data), samples={name: 4}, run_code=True))
+
+
 def test_other_rows_of_any_split_are_another_fingerprint(data: Path, tmp_path: Path, store: Store, oracle: Any) -> None:
     import shutil
 
