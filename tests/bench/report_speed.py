@@ -125,6 +125,7 @@ def main() -> None:
         "load_average": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "blas_threads": os.environ.get("OMP_NUM_THREADS", "all"),
     }
     print(json.dumps(found, indent=1))
     if arguments.write:
