@@ -26,7 +26,7 @@ from reports.blocks import (
     Text,
     spans,
 )
-from reports.data import ReportData, is_primary
+from reports.data import ReportData, called, is_primary
 from reports.sections.factorial import factorial
 from reports.sections.sensitivity import sensitivity
 from reports.terminal import comparison_table, in_order
@@ -50,7 +50,7 @@ def render(
     blocks += [*sensitivity(reports), *factorial(reports)]
     wanted = [name for name in names if name not in ONCE and (len(reports) <= FEW or name in SHORT)]
     for number, data in enumerate(reports):
-        blocks += [Heading(data.label), *_apart(sections(data, wanted), f"s{number}-")]
+        blocks += [Heading(called(data, reports)), *_apart(sections(data, wanted), f"s{number}-")]
     return blocks
 
 
@@ -63,7 +63,7 @@ def _table(reports: Sequence[ReportData]) -> list[Block]:
         for name in in_order(data.comparison):
             method = data.comparison.methods[name]
             domain, general = method.domain_mean, method.general_mean
-            cells: list[Text] = [[data.label, " ", Mono(name)]]
+            cells: list[Text] = [[f"{called(data, reports)} ", Mono(name)]]
             cells += [table.score_interval(e.score) if e else table.ABSENT for e in (domain, general)]
             cells.append(table.points_interval(general.vs_base) if general else table.ABSENT)
             share = general.damage_recovered if general else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reports import table
+from reports.data import called
 
 if TYPE_CHECKING:
     from evals.forgetting import MethodResult
@@ -49,7 +50,7 @@ def cells(reports: Sequence[ReportData]) -> list[Cell]:
         for name, rows in data.trained.items():
             settings = _settings(data, name, rows[0]["params"], several)
             result = data.comparison.methods.get(name) if data.comparison else None
-            label = f"{data.label}/{name}" if several else name
+            label = f"{called(data, reports)}/{name}" if several else name
             series = len(found) if several else data.series(name)
             found.append(Cell(label, name, data.label, series, settings, result, data.panels))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,12 @@ class ReportData:
         """A method's place in every chart's colours and markers."""
         ordered = sorted(self.spec.compared, key=lambda other: other != self.spec.report.baseline)
         return ordered.index(name) if name in ordered else len(ordered)
+
+
+def called(data: ReportData, reports: Sequence[ReportData]) -> str:
+    """Its name among `reports`: the points of one matrix go without the spec's name."""
+    alone = len({each.spec.name for each in reports}) == 1
+    return data.spec.point.label if alone and data.spec.point.keys else data.label
 
 
 def is_primary(score: Score) -> bool:

@@ -62,6 +62,10 @@ _HOW = (
 )
 
 
+OWN = "our general mean"
+"""The last column: the mean of the spec's general benchmarks, whichever they are."""
+
+
 # ---- which of our methods is which row
 
 
@@ -196,25 +200,37 @@ def _table(published: Published, runs: Sequence[Run]) -> Table:
     columns = [Column("Model or task"), Column("Method")]
     for name in published.columns:
         columns += [Column(f"{name}, paper", "right"), Column(f"{name}, ours", "right")]
+    own = published.general and bool(runs)
+    columns += [Column("Our general mean", "right")] if own else []
     rows: list[list[Text]] = []
     used = set()
+
+    def add(group: Text, row: Text, figures: Mapping[str, float | None], ours: Mapping[str, str]) -> None:
+        pairs = (
+            (table.published(figures.get(name), published.places), ours.get(name, "")) for name in published.columns
+        )
+        rows.append([group, row, *(cell for pair in pairs for cell in pair), *([ours.get(OWN, "")] if own else [])])
+
     for (group, row), figures in published.rows.items():
         fitting = [run for run in runs if _same_model(run.model, group)]
         used |= {id(run) for run in fitting}
-        ours = _ours(published, fitting[0], row) if fitting else {}
-        cells = [cell for name in published.columns for cell in (table.published(figures[name]), ours.get(name, ""))]
-        rows.append([group, row, *cells])
+        add(group, row, figures, _ours(published, fitting[0], row) if fitting else {})
     for run in runs:
-        if id(run) in used:
-            continue
-        for row in ["Base", *run.names]:
-            ours = _ours(published, run, row)
-            cells = [cell for name in published.columns for cell in ("", ours.get(name, ""))]
+        for row in ["Base", *run.names] if id(run) not in used else ():
             what: Text = row if row == "Base" else [row, " (", Mono(run.names[row]), ")"]
-            rows.append([f"ours: {run.model}, {run.what}", what, *cells])
-    note = f"{published.cite}. {published.note}".strip()
-    lacking = "" if runs else " None of the specs given has a run for it."
-    return Table(columns, rows, note=note + lacking, name=_name(published))
+            add(f"ours: {run.model}, {run.what}", what, {}, _ours(published, run, row))
+    note = " ".join(filter(None, (f"{published.cite}.", published.note, _lacking(published, runs))))
+    return Table(columns, rows, note=note, name=_name(published))
+
+
+def _lacking(published: Published, runs: Sequence[Run]) -> str:
+    """What the table has no run for, and what its last column is."""
+    if not runs:
+        return "None of the specs given has a run for it."
+    if not published.general:
+        return ""
+    names = dict.fromkeys(b for run in runs for method in run.comparison.methods.values() for b in method.general)
+    return f"Our general mean is over {', '.join(names)}, which is no figure of the paper's."
 
 
 def _name(published: Published) -> str:
@@ -231,6 +247,9 @@ def _same_model(ours: str, group: str) -> bool:
 def _ours(published: Published, run: Run, row: str) -> dict[str, str]:
     """Column to our figure; what was not measured is missing."""
     found = {}
+    mean = _score(run.comparison, row, lambda method: getattr(method, "general_mean"))  # noqa: B009
+    if mean is not None:
+        found[OWN] = table.score_interval(mean)
     if row in run.lenient:
         found["Lenient"] = table.score_interval(run.lenient[row])
     for name in published.columns:

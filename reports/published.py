@@ -22,6 +22,10 @@ class Published(NamedTuple):
     rows: Mapping[tuple[str, str], Figures]
     """(group, arm) to its figures; a group is a backbone or a task."""
     note: str = ""
+    places: int = 1
+    """Decimals, as printed."""
+    general: bool = True
+    """Whether the table is about what was kept, so that the general mean of a spec of ours says something beside it."""
 
 
 def _rows(
@@ -120,6 +124,8 @@ SDFT_1 = Published(
             }
         },
     ),
+    places=0,
+    general=False,
 )
 
 _REASONING = ("Accuracy", "Tokens")
@@ -132,6 +138,7 @@ SDFT_2 = Published(
         _REASONING,
         {"Olmo-3-7B-Think, medical": {"Base": (31.2, 4612), "SFT": (23.5, 3273), "SDFT": (43.7, 4180)}},
     ),
+    general=False,
 )
 
 _PRIOR = ("HellaSwag", "HumanEval", "IFEval", "MMLU", "TruthfulQA", "Winogrande")

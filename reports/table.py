@@ -246,9 +246,9 @@ def dollars(value: float | None) -> str:
     return f"${fixed(value, 2)}" if value >= 0.1 or value == 0 else f"${decimal(value, 2)}"
 
 
-def published(value: float | None) -> str:
-    """A figure as a paper prints it, which is a percentage: "64.2"; nothing where the paper has none."""
-    return fixed(number(value), 1 if number(value) % 1 else 0) if known(value) else ""
+def published(value: float | None, places: int = 1) -> str:
+    """A figure as a paper prints it, which is a percentage or a count: "64.2"; nothing where the paper has none."""
+    return fixed(number(value), 0 if number(value) >= 1000 else places) if known(value) else ""
 
 
 def edge(value: float) -> str:
