@@ -72,6 +72,20 @@ def evaluate(
     return scores
 
 
+def open_weights(model_path: str, settings: EvaluateSpec, base: str | None = None) -> tuple[Any, Any]:
+    """(model in evaluation mode, tokenizer) as they are evaluated."""
+    from refinery.models.transformers import load
+
+    subject = _Subject(model_path, settings, base)
+    return load(subject.path, dtype=subject.dtype, device=subject.device, adapter=subject.adapter)
+
+
+def precision(model_path: str, settings: EvaluateSpec) -> dict[str, str]:
+    """How `open_weights` counts: dtype and device."""
+    subject = _Subject(model_path, settings)
+    return {"dtype": subject.dtype, "device": subject.device}
+
+
 class _Subject:
     """The checkpoint: its tokenizer at once, its weights when a benchmark first asks for them."""
 

@@ -356,6 +356,9 @@ class EvaluateSpec(Section):
     """Benchmark to worked examples in its prompt, where it should not be as many as it has by itself."""
     samples: dict[str, PositiveInt] = {}
     """Benchmark of written answers to how many are sampled for each item (temperature 1, top_p 0.95), for pass@k."""
+    movement: NonNegativeInt = 32
+    """On how many items of domain and general each, answered in words, is measured how far a checkpoint is from the
+    base (evals/movement.py); 0 measures nothing."""
     judge: str | None = None
     """A name under models: who grades the benchmarks that need a judge. Best of another family than the model's."""
 

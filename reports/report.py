@@ -21,7 +21,7 @@ from reports.gather import gather
 
 ORDER = (
     "summary", "pareto", "forgetting", "recovery", "items", "sensitivity", "factorial", "stages", "gate", "training",
-    "forecasts", "tuning", "funnel", "diagnostics", "examples", "cost", "provenance",
+    "movement", "forecasts", "tuning", "funnel", "diagnostics", "examples", "cost", "provenance",
 )  # fmt: skip
 """The usual order; sections that it does not name stand before provenance."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evals import harness, judging
+from evals.movement import Movement
 from evals.stages import matrices
 from refinery.cli.cells import Cell, Cells
 from refinery.cli.progress import Progress
@@ -201,9 +202,32 @@ def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) 
             judge=judge,
         )
     progress.update(task, len(rows), len(rows))
+    _measure_movement(spec, store, base, rows, progress)
     for matrix in matrices(spec, store) if not point.keys else ():
         for line in matrix.lines():
             progress.note(line)
+
+
+def _measure_movement(spec: Spec, store: Store, base: str, rows: list[Row], progress: Progress) -> None:
+    """How far each checkpoint is from the base; what stands is not measured again."""
+    settings = spec.evaluate
+    assert settings is not None
+    trained = [row for row in rows if row["fingerprint"] != base]
+    if not settings.movement or not trained:
+        return
+    places = {row["fingerprint"]: (row["path"], spec.model if row["method"] == ELSEWHERE else None) for row in rows}
+    moving = Movement(
+        store,
+        base,
+        open_model=lambda name: harness.open_weights(places[name][0], settings, places[name][1]),
+        benchmarks={"domain": settings.domain, "general": settings.general},
+        prompts=settings.movement,
+        about=harness.precision(places[base][0], settings),
+    )
+    for number, row in enumerate(trained):
+        progress.update("movement", number, len(trained), f"{row['name']} seed {row['seed']}")
+        moving.measure(row["fingerprint"])
+    progress.update("movement", len(trained), len(trained))
 
 
 def _own(point: Point, rows: list[Row], store: Store) -> set[str]:

@@ -54,7 +54,8 @@ def scores(folder: Path) -> dict[tuple[str, int], dict[str, float]]:
     rows = {row["fingerprint"]: (row["name"], row["seed"]) for row in store.checkpoints()}
     found: dict[tuple[str, int], dict[str, float]] = {}
     for score in store.scores():
-        found.setdefault(rows[score.checkpoint], {})[score.benchmark] = score.value
+        if not score.benchmark.startswith("movement/"):
+            found.setdefault(rows[score.checkpoint], {})[score.benchmark] = score.value
     return found
 
 
@@ -82,6 +83,24 @@ def test_every_weight_is_scored_as_lm_eval_alone_scores_it(weights, evaluated):
     )
     (value,) = [v for key, v in alone["results"]["lab_facts"].items() if key.startswith("acc,")]
     assert value == found["noisy", 0]["lab_facts"]
+
+
+def test_how_far_each_has_moved(evaluated):
+    store = Store(evaluated / "refinery.duckdb", read_only=True)
+    names = {row["fingerprint"]: row["name"] for row in store.checkpoints()}
+    found: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for score in store.scores():
+        if score.benchmark.startswith("movement/"):
+            found.setdefault(names[score.checkpoint], {}).setdefault((score.benchmark, score.metric), []).append(
+                score.value
+            )
+            assert len(store.samples(score.checkpoint, score.benchmark)) > 0 or score.benchmark == "movement/weights"
+    assert set(found) == {"noisy", "adapter", "merged"}, "the base has not moved from itself"
+    for name, values in found["adapter"].items():
+        assert values == pytest.approx(found["merged"][name], abs=1e-5)
+    assert all(value > 0 for value in found["noisy"]["movement/general", "forward_kl"])
+    assert len(found["noisy"]["movement/weights", "relative_distance"]) == 2
+    assert "How far they moved" in (evaluated / "report.html").read_text()
 
 
 def test_the_spec_it_wrote_says_the_same_and_runs(evaluated, weights):
