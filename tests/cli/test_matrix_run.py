@@ -108,3 +108,32 @@ def test_scores_know_their_cell_and_every_point_has_a_report(tmp_path: Path) -> 
     assert "heldout" in result.output and "every score:" in result.output
     # in the order of the matrix
     assert list(dict.fromkeys(row["source"] for row in rows)) == ["first.jsonl", "second.jsonl"]
+
+
+def test_a_cell_that_breaks_tells_where_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainers.supervised import SupervisedTrainer
+
+    real = SupervisedTrainer.compute_loss
+
+    def compute_loss(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = real(self, *args, **kwargs)
+        broken = self.args.seed == 0 and self.args.learning_rate == 1e-2 and self.state.global_step >= 2
+        return loss * float("nan") if broken else loss
+
+    train = {"methods": {"sft": {"method": "sft", "epochs": 4, "save_every": 1}}, "seeds": [0, 1]}
+    path = write(tmp_path, train, matrix={"methods.sft.learning_rate": [1e-2, 1e-3]})
+    refinery("run", str(path), "--stage", "refine")
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTrainer, "compute_loss", compute_loss)
+        result = refinery("train", str(path))
+    first, line = str(result.exception).splitlines()
+    assert first == "1 parts failed, the others stand:"
+    assert line.startswith(
+        "train sft.learning_rate=0.01 sft seed 0: sft seed 0: no finite gradient for 5 steps in a row"
+    )
+    assert "at step 7 (rows " in line and "the last good checkpoint is of step 2" in line
+    store = Store(load_spec(path).store_path)
+    assert sorted(cells(store).values()) == ["complete"] * 3 + ["failed"]
+    assert refinery("train", str(path)).exit_code == 0
+    resumed = [row["manifest"]["resumed_at_step"] for row in store.checkpoints()]
+    assert sorted(resumed) == [0, 0, 0, 2]
