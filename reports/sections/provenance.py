@@ -202,7 +202,8 @@ def _models(data: ReportData) -> list[Block]:
     rows: list[list[Text]] = []
     for name, model in data.spec.models.items():
         identity = Mono(identities[name]) if name in identities else "named by no step"
-        rows.append([Mono(name), Mono(model.backend), Mono(model.model), identity])
+        weights = model.model if model.from_ is None else f"trained: rewriters.{model.from_}"
+        rows.append([Mono(name), Mono(model.backend), Mono(weights), identity])
     columns = [Column("Name in the spec"), Column("Backend"), Column("Model"), Column("Identity")]
     blocks: list[Block] = [Heading("Models and requests", 3), Table(columns, rows)]
     if data.requests:
