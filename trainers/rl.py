@@ -10,6 +10,7 @@ are rounded to 2^-16: then the mean of equal rewards is that reward in float32 t
 """
 
 import importlib.util
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -114,9 +115,16 @@ class Grpo(Loop, GRPOTrainer):
             return super()._generate_single_turn(*inputs, **options)
 
     def _calculate_rewards(self, *inputs: Any) -> Any:
-        """What the frozen model is asked for a reward counts as the teacher's time."""
-        with self.timed("teacher"):
-            return super()._calculate_rewards(*inputs)
+        """What the frozen model is asked for a reward counts as the teacher's time. TRL warns of an unknown reward, with
+        the whole row, at every batch: how many there are stands in the store instead."""
+        logger = logging.getLogger(GRPOTrainer.__module__)
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with self.timed("teacher"):
+                return super()._calculate_rewards(*inputs)
+        finally:
+            logger.setLevel(level)
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return prompts, None, {}

@@ -110,7 +110,7 @@ def test_equal_rewards_have_no_variance_in_float32(value: float) -> None:
     assert torch.nanmean(row) == row[0] and abs(found[0] - value) < 1e-5  # type: ignore[operator]
 
 
-def test_an_unknown_reward_is_no_reward_of_zero(trainer: Any) -> None:
+def test_an_unknown_reward_is_no_reward_of_zero(trainer: Any, caplog: pytest.LogCaptureFixture) -> None:
     one = trainer(given([[1.0, 0.0, None, 1.0], [None] * 4]))
     found = advantages(one).double()
     known = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
@@ -119,6 +119,7 @@ def test_an_unknown_reward_is_no_reward_of_zero(trainer: Any) -> None:
     assert found[2] == 0 and found[4:].tolist() == [0.0] * 4
     assert one._metrics["train"]["reward"] == [pytest.approx(2 / 3)]
     assert one._metrics["train"]["reward/unknown"] == [5 / 8]
+    assert not caplog.records
 
 
 def test_a_group_is_never_split() -> None:

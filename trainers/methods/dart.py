@@ -29,7 +29,7 @@ from trainers.rl_plan import plan
 __all__ = ["REWRITES", "WATCHING", "Params", "build", "plan", "prepare"]
 
 VERSION = 1
-TEACHER = True
+TEACHER = "the model before training"
 
 SCALED = 512
 """Rows whose original demonstrations give the scale of the alignment, at most."""

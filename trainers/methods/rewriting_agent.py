@@ -10,8 +10,8 @@ it was trained for, of which a greedy one shows nothing.
     paper      groups of ten, and the question in the model's own chat template
     released   the published script: groups of five, two updates on each generation, "Problem: … Answer:" as plain text
 
-Final answers are compared as the rule says, of the last box and with its braces balanced, where the released code takes
-the first box up to its first closing brace. The judge sums the probabilities of all ways to write YES and NO that are
+Final answers are compared as the rule says, of the last box and with its braces balanced; the released code takes the
+first box up to its first closing brace, and without a box the last number. The judge sums the probabilities of all ways to write YES and NO that are
 one token. It is the small model itself, and can be gamed: look at reward/answer and reward/reason apart.
 """
 
@@ -33,7 +33,7 @@ from trainers.rl_plan import plan
 __all__ = ["REWRITES", "WATCHING", "Params", "build", "plan", "prepare"]
 
 VERSION = 1
-TEACHER = True
+TEACHER = "the model before training"
 VARIABLES = ("reference", "candidate")
 
 JUDGE_PROMPT = """\
