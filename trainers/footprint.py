@@ -86,7 +86,7 @@ def _adapted(lora: Any, model: Any) -> list[tuple[int, int]]:
 
 
 def _activations(job: TrainJob, course: Course, config: Any, width: int) -> int:
-    params = job.params
+    params: Any = job.params
     rows = params.micro_batch_size or params.batch_size
     longest = max(len(row.prompt) + len(row.answer) for row in course.prepared.rows)
     if several := getattr(params, "num_generations", None):  # rollouts of every row, and their length
