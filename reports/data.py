@@ -162,6 +162,8 @@ class ReportData:
     stages: list[Staged] = field(default_factory=list)
     explorer: Explorer | None = None
     """Items that methods lost or gained."""
+    rewriters: dict[str, tuple[Row, dict[str, dict[int, float]]]] = field(default_factory=dict)
+    """Name to the checkpoint that the steps ask, and its metrics by name and optimizer step."""
 
     @property
     def label(self) -> str:

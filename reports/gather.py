@@ -50,6 +50,7 @@ def gather(store: Store, spec: Spec) -> ReportData:
         notes=notes,
         stages=stages(store, spec, base),
         explorer=explorer(store, panels, base, checkpoints, trained.shared_seed(checkpoints)),
+        rewriters=trained.rewriters(store, spec, {step.name: step.row["fingerprint"] for step in steps}),
     )
 
 

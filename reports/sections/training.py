@@ -27,13 +27,42 @@ METRICS = {
 }
 """What is drawn, where a method logged it: title, logarithmic."""
 
+REWARDS = {
+    "reward": "Reward",
+    "zero_variance": "Groups of equal rewards",
+    "rollout_length": "Tokens of a rewrite",
+    "reference_kl": "Divergence from the start",
+}
+
 
 def render(data: ReportData) -> list[Block]:
-    if not data.trained:
-        return []
-    blocks: list[Block] = [Heading("Training")]
-    figure = _figure(data)
-    return [*blocks, *([figure] if figure else []), _table(data), *_left_out(data)]
+    blocks: list[Block] = []
+    if data.trained:
+        figure = _figure(data)
+        blocks = [*([figure] if figure else []), _table(data), *_left_out(data)]
+    if data.rewriters:
+        blocks += [_rewriters(data)]
+    return [Heading("Training"), *blocks] if blocks else []
+
+
+def _rewriters(data: ReportData) -> Table:
+    """Each rewriter's rewards at the first and the last fifth of its steps: a reward that has not risen has made no
+    difference to what was written."""
+    rows: list[list[Text]] = []
+    for name, (row, metrics) in data.rewriters.items():
+        steps = sorted(metrics.get("reward", {}))
+        part = max(1, len(steps) // 5)
+        cells: list[Text] = [Mono(name), Mono(row["method"]), Mono(data.spec.rewriters[name].data), table.count(len(steps))]
+        for metric in REWARDS:
+            values = metrics.get(metric, {})
+            ends = [[values[step] for step in some if step in values] for some in (steps[:part], steps[-part:])]
+            known = all(ends)
+            cells.append(" → ".join(table.decimal(sum(some) / len(some)) for some in ends) if known else "not logged")
+        rows.append(cells)
+    titles = ["Rewriter", "Recipe", "Learned from", "Steps", *REWARDS.values()]
+    columns = [Column(title, "left" if number < 3 else "right") for number, title in enumerate(titles)]
+    note = "What was trained by reinforcement to write data. Means over the first and the last fifth of the steps."
+    return Table(columns, rows, note=note)
 
 
 def _figure(data: ReportData) -> Figure | None:
