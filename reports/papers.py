@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from evals.panels import BASE, Panel, Panels
 from refinery.errors import UserError, did_you_mean
 from reports import across, headline, table
+from reports.arms import arm, row_of
 from reports.blocks import Block, Column, Heading, Mono, Paragraph, Table, Text
-from reports.data import ReportData
+from reports.data import ReportData, called
 from reports.headline import four_versions, shown
-from reports.published import PAPERS, RAFT_1, RAFT_2, RAFT_HEADLINE, Published
+from reports.published import PAPERS, RAFT_1, RAFT_HEADLINE, Published
 
 if TYPE_CHECKING:
     from evals.forgetting import Comparison, Effect, Estimate
@@ -62,53 +63,9 @@ _HOW = (
 )
 
 
+OURS = ", ours"
 OWN = "our general mean"
 """The last column: the mean of the spec's general benchmarks, whichever they are."""
-
-
-# ---- which of our methods is which row
-
-
-def arm(data: ReportData, name: str) -> str | None:
-    """What the papers call this method of ours, or None where they have no such thing."""
-    if data.spec.train is None or name not in data.spec.train.methods:
-        return None
-    described = data.spec.train.methods[name]
-    ops = _ops(data, described.data or data.spec.train.data)
-    fused, rewritten = "fuse" in ops, "rewrite" in ops
-    match described.method:
-        case "sft":
-            return "Fused + SFT" if fused else "SDFT-2024" if rewritten else "SFT"
-        case "raft":
-            conditioned = described.params.model_dump().get("teacher_prompt", "") is not None
-            return "RAFT" if fused and conditioned and not getattr(described.params, "teacher_shuffle", False) else None
-        case "reinvoke":
-            return "SFT + re-invoke" if not ops else None
-        case "sdft" | "dft" | "cpt" if not ops:
-            return {"sdft": "SDFT-2026", "dft": "DFT", "cpt": "CPT"}[described.method]
-        case "opd":
-            return "On-policy"
-        case "fapm":
-            return "FAPM"
-    return None
-
-
-def _ops(data: ReportData, name: str) -> set[str]:
-    """The operations behind a step that write text."""
-    found, waiting = set(), [name]
-    while waiting:
-        step = data.spec.graph.get(waiting.pop())
-        if step is not None:
-            found.add(step.op)
-            waiting += step.upstream
-    return found & {"rewrite", "fuse", "generate", "self_first", "demonstrate"}
-
-
-def _row(published: Published, ours: str) -> str:
-    """Our arm as this table calls it: both papers say SDFT and mean two things."""
-    if published is RAFT_2:
-        return {"SFT": "Raw + SFT"}.get(ours, ours)
-    return {"SDFT-2024": "SDFT"}.get(ours, ours) if published is RAFT_1 else {"SDFT-2026": "SDFT"}.get(ours, ours)
 
 
 # ---- our runs
@@ -145,7 +102,7 @@ def _runs(published: Published, reports: Sequence[ReportData], together: bool) -
 
         baseline = next((each for each in arms if each.endswith("SFT")), arms[0])
         comparison = pool(kept, baseline=baseline, margin=group[0].spec.report.margin)
-        what = f"{len(group)} specs" if len(group) > 1 else group[0].label
+        what = f"{len(group)} specs" if len(group) > 1 else called(group[0], reports)
         lenient = _lenient(group[0], names) if len(group) == 1 and "Lenient" in published.columns else {}
         runs.append(Run(group[0].spec.model, what, comparison, names, lenient))
     return runs
@@ -161,8 +118,8 @@ def _renamed(
     for data in group:
         own: dict[str, str] = {}
         for name in data.trained:
-            called = arm(data, name)
-            row = _row(published, called) if called else ""
+            named = arm(data, name)
+            row = row_of(published, named) if named else ""
             if row in wanted and row not in own:
                 own[row] = name
         names |= {row: name for row, name in own.items() if row not in names}
@@ -199,7 +156,7 @@ def _only(panel: Panel, own: Mapping[str, str]) -> Panel:
 def _table(published: Published, runs: Sequence[Run]) -> Table:
     columns = [Column("Model or task"), Column("Method")]
     for name in published.columns:
-        columns += [Column(f"{name}, paper", "right"), Column(f"{name}, ours", "right")]
+        columns += [Column(f"{name}, paper", "right"), Column(f"{name}{OURS}", "right")]
     own = published.general and bool(runs)
     columns += [Column("Our general mean", "right")] if own else []
     rows: list[list[Text]] = []
@@ -219,18 +176,24 @@ def _table(published: Published, runs: Sequence[Run]) -> Table:
         for row in ["Base", *run.names] if id(run) not in used else ():
             what: Text = row if row == "Base" else [row, " (", Mono(run.names[row]), ")"]
             add(f"ours: {run.model}, {run.what}", what, {}, _ours(published, run, row))
-    note = " ".join(filter(None, (f"{published.cite}.", published.note, _lacking(published, runs))))
-    return Table(columns, rows, note=note, name=_name(published))
+    empty = [i for i, column in enumerate(columns) if column.title.endswith(OURS) and not any(row[i] for row in rows)]
+    shown = [i for i in range(len(columns)) if i not in empty]
+    blank = [columns[i].title.removesuffix(OURS) for i in empty]
+    note = " ".join(filter(None, (f"{published.cite}.", published.note, _lacking(published, runs, blank))))
+    return Table(
+        [columns[i] for i in shown], [[row[i] for i in shown] for row in rows], note=note, name=_name(published)
+    )
 
 
-def _lacking(published: Published, runs: Sequence[Run]) -> str:
+def _lacking(published: Published, runs: Sequence[Run], blank: Sequence[str]) -> str:
     """What the table has no run for, and what its last column is."""
     if not runs:
         return "None of the specs given has a run for it."
+    words = f"No run of ours has {', '.join(blank)}. " if blank else ""
     if not published.general:
-        return ""
+        return words.strip()
     names = dict.fromkeys(b for run in runs for method in run.comparison.methods.values() for b in method.general)
-    return f"Our general mean is over {', '.join(names)}, which is no figure of the paper's."
+    return f"{words}Our general mean is over {', '.join(names)}, which is no figure of the paper's."
 
 
 def _name(published: Published) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from refinery.errors import UserError
+from refinery.store import Store
 from reports import latex, listing, machine, report
 from reports.blocks import Column, Details, Figure, Heading, Mono, Strong, Table
 from reports.gather import gather
@@ -164,6 +165,31 @@ def test_the_verb_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
         done = call(str(spec), *args)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert words in done.stderr
+
+
+def test_the_verb_writes_what_is_asked_for_and_where(toy: SimpleNamespace, tmp_path: Path) -> None:
+    """On a copy of the toy's store with benchmarks that exist; nothing in the store changes."""
+    from tests.reports.conftest import SPEC
+
+    path = tmp_path / "toy.duckdb"
+    path.write_bytes(toy.store.path.read_bytes())
+    with Store(path)._transaction() as connection:
+        for table in ("scores", "samples"):
+            renamed = "replace(replace(benchmark, 'toy_domain', 'lab_clinic'), 'toy_', 'lab_')"
+            connection.execute(f"UPDATE {table} SET benchmark = {renamed}")
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    spec = tmp_path / "toy.yaml"
+    text = SPEC.replace("toy_domain", "lab_clinic").replace("toy_", "lab_")
+    spec.write_text(f"{text}store: {path}\n".replace("rows.jsonl", str(tmp_path / "rows.jsonl")))
+    before = path.read_bytes()
+    done = call(str(spec), "--out", str(tmp_path / "out"), "--format", "html", "--format", "tex")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"html: {tmp_path}/out/report.html", f"latex: {tmp_path}/out/tables.tex"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "tables.tex"]
+    done = call(str(spec), "--paper", "raft")
+    assert done.returncode == 0 and "| SmolLM3-3B | RAFT | 17.2 |" in done.stdout
+    assert "| ours: lab, toy | SFT (`sft_raw`) |" in done.stdout
+    assert path.read_bytes() == before
 
 
 def test_an_unknown_paper_is_refused(data: Any) -> None:
