@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.comparable import judge
 from evals.panels import BASE, Panel, load
 from refinery.records import Score
+from refinery.rewriters import located
 from refinery.spec import Spec
 from refinery.store import ELSEWHERE, Row, Store
 from reports import table
