@@ -55,9 +55,7 @@ def shared_seed(finals: Mapping[str, Sequence[Row]]) -> int | None:
     return next((row["seed"] for rows in finals.values() for row in rows if row["seed"] in shared), None)
 
 
-def rewriters(
-    store: Store, spec: Spec, steps: Mapping[str, str]
-) -> dict[str, tuple[Row, dict[str, dict[int, float]]]]:
+def rewriters(store: Store, spec: Spec, steps: Mapping[str, str]) -> dict[str, tuple[Row, dict[str, dict[int, float]]]]:
     """Of the spec's rewriters, those that are trained: checkpoint and metrics. `steps`: their fingerprints."""
     found = {}
     for model in located(spec, steps).values() if spec.rewriters else ():

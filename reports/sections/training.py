@@ -52,7 +52,8 @@ def _rewriters(data: ReportData) -> Table:
     for name, (row, metrics) in data.rewriters.items():
         steps = sorted(metrics.get("reward", {}))
         part = max(1, len(steps) // 5)
-        cells: list[Text] = [Mono(name), Mono(row["method"]), Mono(data.spec.rewriters[name].data), table.count(len(steps))]
+        learned_from = data.spec.rewriters[name].data
+        cells: list[Text] = [Mono(name), Mono(row["method"]), Mono(learned_from), table.count(len(steps))]
         for metric in REWARDS:
             values = metrics.get(metric, {})
             ends = [[values[step] for step in some if step in values] for some in (steps[:part], steps[-part:])]
