@@ -94,6 +94,21 @@ def test_one_run_trains_it_and_then_asks_it() -> None:
     assert {"reward", "reward/gate", "zero_variance", "reference_kl"} <= {each["name"] for each in metrics}
 
 
+def test_a_report_tells_how_it_was_trained() -> None:
+    path = write()
+    refinery("run", str(path), "--stage", "refine", "--stage", "report")
+    text = (load_spec(path).store_path.parent / "report.md").read_text("utf-8")
+    (line,) = [line for line in text.splitlines() if "| `writer` | `dart` |" in line]
+    first, last = line.split("|")[5].split(" → ")
+    (row,) = trained(path)
+    values = Store(load_spec(path).store_path).training_metrics(row["fingerprint"])
+    rewards = [each["value"] for each in values if each["name"] == "reward"]
+    assert len(rewards) == 2 and [float(first.replace("−", "-")), float(last.replace("−", "-"))] == pytest.approx(
+        rewards, abs=1e-2
+    )
+    assert "trained: rewriters.writer" in text
+
+
 def test_what_stands_is_not_trained_again() -> None:
     path = write()
     refinery("run", str(path), "--stage", "refine")
