@@ -25,6 +25,7 @@ from refinery.errors import UserError
 from trainers import processes
 from trainers.errors import Diverged
 from trainers.job import Progress, Run, TrainJob, configuration, directory, fingerprint, parent
+from trainers.saving import gathered, save, write_weights
 from trainers.trackers import tracked, tracking
 
 __all__ = ["Progress", "TrainJob", "fingerprint", "train"]
@@ -63,9 +64,9 @@ def train(job: TrainJob, progress: Progress | None = None) -> Path:
             raise _stopped(run, folder, error) from None
         finally:
             watch.flush()
-        whole = _whole(trainer)
+        whole = gathered(trainer)
         if trainer.accelerator.is_main_process:
-            _save(trainer, run, folder, whole)
+            save(trainer, run, folder, whole)
             manifest = _manifest(run, trainer, watch, resumed, started)
             _write(folder / MANIFEST, manifest)
             shutil.rmtree(folder / STATE, ignore_errors=True)
@@ -95,7 +96,7 @@ def _change(job: TrainJob, folder: Path, tuned: Path) -> Path:
     trained = _read(tuned / MANIFEST) or {}
     with _quiet(), _failing(job, folder):
         model, tokenizer = module(METHODS, job.method).change(job, tuned)
-        _write_weights(model, tokenizer, folder, bfloat16=trained["bfloat16"])
+        write_weights(model, tokenizer, folder, bfloat16=trained["bfloat16"])
     kept = ("rows_trained", "rows_dropped", "steps", "answer_tokens", "prompts", "end_token", "bfloat16", "device")
     manifest = {
         **_head(job),
@@ -283,46 +284,6 @@ def last_whole(state: Path) -> Path | None:
 
 
 # ---- after
-
-
-def _whole(trainer: Any) -> dict[str, Any] | None:
-    """The weights gathered from all processes, where they are split over them (FSDP, ZeRO); all must take part."""
-    split = trainer.accelerator.distributed_type.name in ("FSDP", "DEEPSPEED")
-    return trainer.accelerator.get_state_dict(trainer.model) if split else None
-
-
-def _save(trainer: Any, run: Run, folder: Path, whole: dict[str, Any] | None) -> None:
-    """Weights and tokenizer, in the type of the arithmetic; an adapter on its own too, and merged."""
-    model = trainer.accelerator.unwrap_model(trainer.model) if whole is None else _filled(run, whole)
-    if run.adapter is not None:
-        model.save_pretrained(folder / "adapter")
-        model = model.merge_and_unload()
-    _write_weights(model, run.tokenizer, folder, bfloat16=run.arguments["bf16"])
-
-
-def _filled(run: Run, whole: dict[str, Any]) -> Any:
-    """A model of its own with these weights, on the CPU; with adapters where those were trained."""
-    from refinery.models.transformers import load
-
-    job = run.job
-    options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
-    model = load(job.model, "float32", device="cpu", **options)[0]
-    if run.adapter is not None:
-        from peft import get_peft_model
-
-        model = get_peft_model(model, run.adapter)
-    missing, unexpected = model.load_state_dict(whole, strict=False)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    if unexpected or {name for name in missing if name not in tied}:
-        raise RuntimeError(f"gathered weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
-    return model
-
-
-def _write_weights(model: Any, tokenizer: Any, folder: Path, *, bfloat16: bool) -> None:
-    import torch
-
-    model.to(torch.bfloat16 if bfloat16 else torch.float32).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _manifest(run: Run, trainer: Any, watch: Any, resumed: Path | None, started: float) -> dict[str, Any]:

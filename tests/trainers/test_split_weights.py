@@ -12,7 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from tests.trainers.conftest import JobMaker, gap
 from tests.trainers.test_distill import ROUNDING
+from tests.trainers.test_train import tied
 from trainers.job import TrainJob, directory
+from trainers.train import train
+
+__all__ = ["tied"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +49,16 @@ def test_split_weights_end_as_whole_ones(job: JobMaker, tmp_path: Path, method: 
     model, loading = AutoModelForCausalLM.from_pretrained(folders[1], output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"] and model is not None
     assert (folders[1] / "adapter").exists() == ("lora" in params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_tied_weights_are_gathered_too(job: JobMaker, tmp_path: Path, tied: str, lora: Any) -> None:
+    one = job("sft", learning_rate=1e-3, lora=lora, _model=tied, _out=tmp_path / "split")
+    ran = run(one, tmp_path, "split_processes", 2)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    alone = job("sft", learning_rate=1e-3, lora=lora, _model=tied, _out=tmp_path / "alone")
+    assert gap(train(alone), directory(one)) < ROUNDING
 
 
 @pytest.mark.slow
