@@ -43,6 +43,7 @@ def json_schema() -> Json:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": TITLE,
         **params[Spec],
+        "anyOf": [{"required": [key]} for key in ("source", "checkpoints", "matrix")],
         "$defs": dict(sorted(definitions.items())),
     }
     return _tidy(schema)
