@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from evals import stats
 from evals.movement import PREFIX
 from refinery.store import Row
 from reports import table
@@ -71,6 +70,8 @@ def _measured(data: ReportData, runs: Sequence[Row], benchmark: str) -> dict[str
 def _cell(values: Any, metric: str) -> Text:
     if values is None or not values.size:
         return "unknown"
+    from evals import stats  # needs scipy, which a run that only refines does without
+
     mean = stats.crossed([stats.Block(values)]) if len(values) > 1 else stats.t_mean(values[0])
     if metric == "refused":
         return table.score_interval(mean)
