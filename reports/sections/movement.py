@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from evals.movement import PREFIX
 from refinery.store import Row
 from reports import table
 from reports.blocks import Block, Column, Heading, Mono, Paragraph, Table, Text
@@ -27,6 +26,10 @@ CAPTION = (
 
 
 def render(data: ReportData) -> list[Block]:
+    if not data.checkpoints:
+        return []
+    from evals.movement import PREFIX  # needs scipy, which a run that only refines does without
+
     blocks: list[Block] = []
     for kind, title in (("domain", "On the domain's prompts"), ("general", "On general prompts")):
         rows, seen = [], []
@@ -70,7 +73,7 @@ def _measured(data: ReportData, runs: Sequence[Row], benchmark: str) -> dict[str
 def _cell(values: Any, metric: str) -> Text:
     if values is None or not values.size:
         return "unknown"
-    from evals import stats  # needs scipy, which a run that only refines does without
+    from evals import stats
 
     mean = stats.crossed([stats.Block(values)]) if len(values) > 1 else stats.t_mean(values[0])
     if metric == "refused":
