@@ -82,6 +82,8 @@ def _cell(values: Any, metric: str) -> Text:
 
 
 def _weights(data: ReportData) -> Table | None:
+    from evals.movement import PREFIX
+
     rows: list[list[Text]] = []
     for name in sorted(data.checkpoints, key=data.series):
         found = [
