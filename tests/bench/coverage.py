@@ -193,6 +193,10 @@ def within(entry: dict[str, Any]) -> bool:
 def why(entry: dict[str, Any]) -> str:
     if entry["seeds"] == 1:
         return "One training shows nothing of how trainings differ."
+    if entry["sums"].get("unbounded", 0) > 0.1 * entry["worlds"]:
+        return (
+            f"{100 * entry['sums']['unbounded'] / entry['worlds']:.0f}% of the sets are unbounded and hold any ratio."
+        )
     if entry["sums"]["held"] / entry["worlds"] > WANTED[1]:
         return "Wider than need be: trainings differ little here, which so few seeds cannot show."
     return "Too narrow."
