@@ -51,9 +51,8 @@ def test_grpo(folder: Path) -> None:
         assert by_name[name]["base"] == f"checkpoint:{by_name['sft@start']['fingerprint']}"
         assert by_name[name]["manifest"]["final"]["reward"] is not None
     assert "reference_kl" in by_name["grpo_kl"]["manifest"]["final"]
-    assert {score["benchmark"] for score in store.query("SELECT DISTINCT benchmark FROM scores")} == {
-        "lab_clinic", "lab_facts",
-    }  # fmt: skip
+    scored = {score["benchmark"] for score in store.query("SELECT DISTINCT benchmark FROM scores")}
+    assert {"lab_clinic", "lab_facts"} <= scored
     assert (folder / "runs/grpo/report.html").is_file()
 
 
