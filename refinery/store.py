@@ -271,6 +271,13 @@ class Store(Database):
                 "UPDATE checkpoints SET role = 'final' WHERE list_contains(?, fingerprint)", [list(fingerprints)]
             )
 
+    def keep_elsewhere(self, fingerprints: Sequence[str]) -> None:
+        """Of the weights trained elsewhere exactly these are what the spec now names; others become "former"."""
+        with self._transaction() as connection:
+            sql = """UPDATE checkpoints SET role = 'former'
+                     WHERE method = ? AND NOT list_contains(?::VARCHAR[], fingerprint)"""
+            connection.execute(sql, [ELSEWHERE, list(fingerprints)])
+
     def checkpoint(self, fingerprint: str) -> Row | None:
         return _only(self.query("SELECT * FROM checkpoints WHERE fingerprint = ?", [fingerprint]))
 

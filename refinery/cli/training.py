@@ -263,4 +263,5 @@ def _record_elsewhere(spec: Spec, store: Store, run_id: str) -> list[str]:
             store.start_checkpoint(called, run_id, name, ELSEWHERE, params, seed, "", base, resolve(path), "final")
             store.finish_checkpoint(called, params)
             found.append(called)
+    store.keep_elsewhere(found)
     return found

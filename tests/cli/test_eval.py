@@ -1,5 +1,6 @@
 """Weights that another tool made, evaluated beside their base: scores against lm-eval run alone on the same weights."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,25 @@ def test_the_spec_it_wrote_says_the_same_and_runs(evaluated, weights):
     assert scores(evaluated) == before
     page = (evaluated / "report.html").read_text()
     assert "Forgetting per benchmark" in page and "Refinement funnel" not in page and "noisy" in page
+
+
+def test_weights_that_changed_in_their_place_are_measured_anew(weights, tmp_path):
+    """What stood in the folder before is neither averaged in nor compared."""
+    shutil.copytree(weights / "full0", tmp_path / "w")
+    command = ("eval", f"mine={tmp_path}/w", "--base", "lab", "--general", "lab_facts", "--limit", "8")
+    command += ("--out", str(tmp_path / "out"), "--set", "evaluate.movement=0")
+    assert call(*command).code == 0
+    shutil.copytree(weights / "full1", tmp_path / "w", dirs_exist_ok=True)
+    assert call(*command).code == 0
+    store = Store(tmp_path / "out" / "refinery.duckdb", read_only=True)
+    rows = [row for row in store.checkpoints() if row["name"] == "mine"]
+    assert sorted(row["role"] for row in rows) == ["final", "former"]
+    (now,) = [row["fingerprint"] for row in rows if row["role"] == "final"]
+    (score,) = store.scores(now)
+    told = call("status", str(tmp_path / "out" / "eval.yaml"), "--json").json
+    assert [each["value"] for each in told["scores"] if each["name"] == "mine"] == [score.value]
+    done = call("compare", str(tmp_path / "out" / "eval.yaml"), "--json")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize(
