@@ -93,8 +93,8 @@ def sent(fake, row, run, **params):
     """The request of one row under a preset."""
     ctx = fake(lambda *_: "Paris.")
     run(rewrite, row(), ctx, **params)
-    (request,) = ctx.requests
-    return request
+    assert len(ctx.requests) == rewrite.Params(**params).samples
+    return ctx.requests[0]
 
 
 @pytest.mark.parametrize("preset", [name for name in rewrite.PRESETS if name != "raft"])
@@ -102,7 +102,8 @@ def test_every_preset_shows_question_and_reference(fake, row, run, preset):
     request = sent(fake, row, run, preset=preset)
     (asked,) = [turn["content"] for turn in request["messages"] if turn["role"] == "user"]
     assert "Capital of France?" in asked and "It is Paris." in asked
-    assert (request["temperature"], request["top_p"]) == ((0.0, 1.0) if preset == "agent" else (0.7, 0.9))
+    sampling = {"agent": (0.0, 1.0), "dart": (0.7, 1.0)}.get(preset, (0.7, 0.9))
+    assert (request["temperature"], request["top_p"]) == sampling
 
 
 def test_the_presets_are_all_in_the_parameters_type():
