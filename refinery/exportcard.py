@@ -84,8 +84,9 @@ def axolotl(folder: Path) -> str:
 def card(info: About, counts: Mapping[str, int], columns: Mapping[str, str], folder: Path) -> str:
     """README.md: front matter for the hub, then what a person asks of a data set."""
     front: dict[str, Any] = {"license": info.license} if info.license else {}
-    files = [{"split": split, "path": f"data/{split}.parquet"} for split in counts]
-    front |= {"configs": [{"config_name": "default", "data_files": files}], "tags": ["refinery"]}
+    # No `configs`: where a card names its files, datasets caches them under that text, which is the same for every
+    # export, and hands out the rows of an earlier one. It finds the splits by the names of the files.
+    front |= {"tags": ["refinery"]}
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{MARK}",
         f"# {_line(info.name)}",

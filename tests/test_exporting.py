@@ -1,6 +1,9 @@
 """Exports read back by pandas, datasets and DuckDB, and by Refinery itself; the card and what it must not say."""
 
 import json
+import os
+import subprocess
+import sys
 
 import duckdb
 import pandas as pd
@@ -91,6 +94,34 @@ def test_a_folder_has_a_file_for_each_split_and_drops_the_old_ones(tmp_path):
     assert exporting.export(rows, tmp_path / "one.jsonl", "jsonl", INFO, ["test"]) == {"test": 1}
 
 
+LOAD = """
+import sys
+from datasets import load_dataset
+for split, rows in load_dataset(sys.argv[1]).items():
+    print(split, *rows["refinery_answer"])
+"""
+
+
+def test_every_export_loads_its_own_rows_under_one_cache(tmp_path):
+    """Into folders of one name, and again into one of them: what datasets had kept of another must not come back."""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
+        environment.pop(name, None)
+
+    def loaded(folder):
+        found = subprocess.run([sys.executable, "-c", LOAD, folder], env=environment, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+        return found.stdout.splitlines()
+
+    first, second = tmp_path / "one" / "set", tmp_path / "two" / "set"
+    splits = ("train", "validation", "test")
+    for folder, text in ((first, "one"), (second, "two"), (first, "three")):
+        exporting.export([row for split in splits for row in outcomes([text], split)], folder, "hf", INFO)
+        assert loaded(folder) == [f"{split} A {text}" for split in splits]
+    exporting.export(outcomes(["four"], "validation"), first, "hf", INFO)
+    assert loaded(first) == ["validation A four"]
+
+
 def test_llama_factory_finds_its_entry(tmp_path):
     to = tmp_path / "set"
     exporting.export([*outcomes(["a"]), *outcomes(["b"], split="validation")], to, "hf", INFO)
@@ -113,7 +144,7 @@ def test_the_card_says_where_the_rows_come_from_and_how_to_use_them(tmp_path):
     text = (to / "README.md").read_text()
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["license"] == "cc-by-4.0"
-    assert front["configs"][0]["data_files"] == [{"split": "train", "path": "data/train.parquet"}]
+    assert front["tags"] == ["refinery"]
     assert "`source`: path `raw.jsonl`; licence: unknown" in text
     assert "licence: mit" in text
     assert f"````yaml\n{spec.rstrip()}\n````" in text
