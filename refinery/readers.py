@@ -43,9 +43,14 @@ def read_path(path: Path) -> Iterator[Raw]:
     }[path.suffix.lower()](path)
 
 
-def unreadable(path: Path) -> str | None:
-    """Why `path` cannot be a source, or None; looks at the name alone."""
+def unreadable(path: Path, spec: Path | None = None) -> str | None:
+    """Why `path` cannot be a source, or None; looks at the name alone. `spec`: the file that names it."""
     if not path.exists():
+        if spec and not path.is_absolute() and (there := spec.parent / path).exists():
+            return (
+                f"there is no file {path} (seen from the current folder); there is one beside the spec: {there}; "
+                "run from there"
+            )
         beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         return f"there is no file {path}{did_you_mean(path.name, beside)} (seen from the current folder)"
     if path.is_dir():

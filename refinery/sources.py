@@ -201,10 +201,10 @@ class _Spool:
             yield from chunk
 
 
-def peek(source: SourceSpec) -> tuple[list[str] | None, list[tuple[tuple[str, ...], str]]]:
+def peek(source: SourceSpec, spec: Path | None = None) -> tuple[list[str] | None, list[tuple[tuple[str, ...], str]]]:
     """(columns, mistakes) as far as they show without reading the whole source; columns are None where unknown.
 
-    A mistake is (path below `source`, message).
+    A mistake is (path below `source`, message). `spec` is the file that the source is written in.
     """
     if source.lab is not None:
         from refinery.lab import CALIBRATION, DOMAINS
@@ -215,7 +215,7 @@ def peek(source: SourceSpec) -> tuple[list[str] | None, list[tuple[tuple[str, ..
             return list(LAB_COLUMNS), []
         return list(LAB_COLUMNS), [(("lab",), f'the lab has no domain "{source.lab}"{hint}')]
     if source.path is not None:
-        if message := readers.unreadable(Path(source.path)):
+        if message := readers.unreadable(Path(source.path), spec):
             return None, [(("path",), message)]
         try:
             return readers.columns(Path(source.path)) or None, []
@@ -223,7 +223,7 @@ def peek(source: SourceSpec) -> tuple[list[str] | None, list[tuple[tuple[str, ..
             return None, [(("path",), str(error))]
     if source.sql is not None:
         tables = source.sql.tables
-        found = [(("sql", "tables", name), readers.unreadable(Path(file))) for name, file in tables.items()]
+        found = [(("sql", "tables", name), readers.unreadable(Path(file), spec)) for name, file in tables.items()]
         return None, [(path, message) for path, message in found if message]
     return None, []
 

@@ -56,6 +56,16 @@ def test_init_writes_a_spec_that_validates_and_refuses_to_overwrite(tmp_path: Pa
     assert (tmp_path / "lab.yaml").read_text() == "name: mine\n"
 
 
+def test_init_into_another_folder_says_where_to_run(tmp_path: Path) -> None:
+    done = refinery("init", "quickstart", "--to", "a look", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "next: cd 'a look' && refinery run quickstart.yaml"
+    done = refinery("validate", "a look/quickstart.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is one beside the spec: a look/quickstart.jsonl; run from there" in done.stderr
+    assert refinery("validate", "quickstart.yaml", cwd=tmp_path / "a look").returncode == 0
+    assert refinery("init", "quickstart", cwd=tmp_path).stdout.endswith("next: refinery run quickstart.yaml\n")
+
+
 def test_every_starter_validates_where_it_was_written(tmp_path: Path) -> None:
     for starter in (ROOT / "refinery" / "starters").glob("*.yaml"):
         assert refinery("init", starter.stem, cwd=tmp_path).returncode == 0
@@ -67,6 +77,7 @@ def test_unknown_starter_and_stage_are_one_line(tmp_path: Path) -> None:
     done = refinery("init", "labb", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert 'did you mean "lab"?' in done.stderr
+    assert 'did you mean "raft_qwen"?' in refinery("init", "rfat", cwd=tmp_path).stderr
     refinery("init", "lab", cwd=tmp_path)
     done = refinery("run", "lab.yaml", "--stage", "trian", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -43,8 +45,6 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
     """Write a runnable spec, and the schema with which editors complete it, into a folder."""
-    from refinery.errors import did_you_mean
-
     folder = Path(__file__).parent.parent / "starters"
     starters = sorted(path.stem for path in folder.glob("*.yaml"))
     if list_:
@@ -52,7 +52,7 @@ def init(
 
         return _list_starters(console(), folder, starters)
     if template not in starters:
-        raise UserError(f'no starter "{template}"{did_you_mean(template, starters)}; there are: {", ".join(starters)}')
+        raise UserError(f'no starter "{template}"{_meant(template, starters)}; there are: {", ".join(starters)}')
     to.mkdir(parents=True, exist_ok=True)
     spec = folder / f"{template}.yaml"
     data = [path for path in folder.glob("*.jsonl") if path.name in spec.read_text("utf-8")]
@@ -62,7 +62,17 @@ def init(
         if target.exists() and not force and target.read_text("utf-8") != text:
             raise UserError(f"{target} exists and differs (use --force to overwrite it)")
         target.write_text(text, "utf-8")
-    typer.echo(f"wrote {to / f'{template}.yaml'}\nnext: refinery run {to / f'{template}.yaml'}")
+    there = "" if to.resolve() == Path.cwd() else f"cd {shlex.quote(str(to))} && "
+    typer.echo(f"wrote {to / f'{template}.yaml'}\nnext: {there}refinery run {template}.yaml")
+
+
+def _meant(template: str, starters: list[str]) -> str:
+    """A starter whose name is close, or one word of it."""
+    from refinery.errors import did_you_mean
+
+    words = {word: name for name in reversed(starters) for word in name.split("_")}
+    close = difflib.get_close_matches(template, words, n=1)
+    return did_you_mean(template, starters) or (f' (did you mean "{words[close[0]]}"?)' if close else "")
 
 
 def _list_starters(out: Console, folder: Path, starters: list[str]) -> None:
