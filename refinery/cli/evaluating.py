@@ -3,6 +3,7 @@
 The spec that says the same is written beside the results, so that what was measured can be read, changed and repeated.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from refinery.errors import UserError
+from refinery.errors import UserError, did_you_mean
 
 HEAD = """\
 # Run: refinery run {path}
@@ -24,7 +25,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="[NAME=]WEIGHTS...",
-            help="Folders or hub ids of full weights or LoRA adapters. Several of one NAME are its seeds.",
+            help="Folders or hub ids of full weights or LoRA adapters. Several of one NAME are its seeds. "
+            "The first named is the baseline: damage recovered is the share of its losses that another did not lose.",
             show_default=False,
         ),
     ],
@@ -57,6 +59,8 @@ def evaluate(
     evaluation |= {"data": str(data)} if data else {}
     evaluation |= {"limit": limit} if limit else {}
     evaluation |= {"batch_size": batch_size} if batch_size else {}
+    for each in itertools.chain(*checkpoints.values()):
+        _check(each)
     spec = {"name": _name(folder.name), "model": base, "checkpoints": checkpoints}
     spec |= {"evaluate": {key: value for key, value in evaluation.items() if value}}
     spec |= {"store": str(folder / "refinery.duckdb")}
@@ -84,6 +88,16 @@ def named(weights: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"{path} and {found[called][-1]} would both be called {called}: write NAME={path}")
         found.setdefault(called, []).append(path)
     return found
+
+
+def _check(weights: str) -> None:
+    """UserError where it is no folder and cannot be ORG/NAME of the hub, before anything is written."""
+    path = Path(weights).expanduser()
+    local = weights.startswith((".", "/", "~")) or weights.count("/") != 1
+    if weights != "lab" and local and not path.is_dir():
+        beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, beside)
+        raise UserError(f"there is no folder {weights}{hint}; weights are a folder or ORG/NAME of the hub")
 
 
 def _name(text: str) -> str:

@@ -141,9 +141,13 @@ def test_weights_that_changed_in_their_place_are_measured_anew(weights, tmp_path
         (("one/w", "two/w", *BENCHMARKS), "would both be called w: write NAME="),
         (("a b=x", *BENCHMARKS), '"a b" cannot be a name'),
         (("a=./nowhere", *BENCHMARKS), "there is no folder ./nowhere"),
-        (("a=x", "--domain", "lab_clinc"), 'there is no benchmark "lab_clinc" (did you mean "lab_clinic"?)'),
+        (("w_nope", *BENCHMARKS), 'there is no folder w_nope (did you mean "w_noise"?)'),
+        (("a=org/x", "--domain", "lab_clinc"), 'there is no benchmark "lab_clinc" (did you mean "lab_clinic"?)'),
     ],
 )
-def test_what_can_be_mended_is_one_line(tmp_path, args, message):
+def test_what_can_be_mended_is_one_line(tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w_noise").mkdir()
     done = call("eval", *args, "--base", "lab", "--out", str(tmp_path / "out"))
     assert done.code == 2 and message in done.err and "Traceback" not in done.err
+    assert "no folder" not in message or not (tmp_path / "out").exists()
