@@ -1,5 +1,6 @@
 """What became of every row: the refinement funnel, step by step."""
 
+from refinery.spec import SOURCE
 from reports import plots_data, table
 from reports.blocks import Block, Column, Figure, Heading, Mono, Paragraph, Span, Strong, Table, Text
 from reports.data import ReportData, Step
@@ -27,38 +28,54 @@ def render(data: ReportData) -> list[Block]:
 
 
 def outcome(data: ReportData, final: Step) -> Paragraph:
-    """In a sentence: how many rows reach training refined, and how many with the reference answer."""
-    sql = """SELECT count(*) FILTER (fell_back) AS fell_back,
-                    count(*) FILTER (NOT fell_back AND response <> e.answer) AS refined,
-                    count(*) FILTER (NOT fell_back AND response = e.answer) AS same,
-                    count(*) FILTER (len(e.parents) > 0) AS made
-             FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND e.split = 'train'"""
-    row = data.store.query(sql, [final.fingerprint])[0]
-    made = row["made"]
-    if made:
-        return _with_made_rows(row["fell_back"] + row["refined"] + row["same"], made)
-    entered = next((s.total for s in data.steps if s.reads == ["source"]), final.total)
+    """In a sentence: how many rows come out refined, and how many with the reference answer; rows that are not of the
+    main source, and rows made on the way, are counted apart."""
+    source = next((step for step in data.steps if step.name == SOURCE), None)
+    sql = """SELECT count(*) FILTER (own AND fell_back) AS fell_back,
+                    count(*) FILTER (own AND NOT fell_back AND response <> answer) AS refined,
+                    count(*) FILTER (own AND NOT fell_back AND response = answer) AS same,
+                    count(*) FILTER (made) AS made, count(*) FILTER (NOT made AND NOT own) AS mixed
+             FROM (SELECT o.fell_back, o.response, e.answer, len(e.parents) > 0 AS made,
+                          NOT made AND (? OR o.example_id IN (SELECT example_id FROM outcomes WHERE step = ?)) AS own
+                   FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND e.split = 'train')"""
+    row = data.store.query(sql, [source is None, source.fingerprint if source else "", final.fingerprint])[0]
+    arrive = "reach the methods" if data.spec.train else "leave the graph"
     kept = row["fell_back"] + row["refined"] + row["same"]
+    if row["made"]:
+        return _with_made_rows(kept + row["made"] + row["mixed"], row["made"], row["mixed"], arrive)
+    entered = _entered(data, source) or kept
     text: list[Span] = [
         f"Of {table.count(entered)} training rows, ",
-        Strong(f"{table.part(row['refined'], entered)} reach the methods refined"),
+        Strong(f"{table.part(row['refined'], entered)} {arrive} refined"),
         f", {table.part(row['fell_back'], entered)} with the reference answer put back",
     ]
     if row["same"]:
         text.append(f", {table.part(row['same'], entered)} with a text equal to the reference")
     if entered - kept:
         text.append(f", and {table.part(entered - kept, entered)} were dropped")
-    return Paragraph([*text, ". Every row has exactly one outcome at every step, so each step of the table adds up."])
+    if row["mixed"]:
+        text.append(f"; {table.counted(row['mixed'], 'row')} of other sources came in beside them")
+    return Paragraph([*text, f". {_ADDS_UP}"])
 
 
-def _with_made_rows(total: int, made: int) -> Paragraph:
-    return Paragraph(
-        [
-            f"{table.count(total)} rows reach the methods, ",
-            Strong(f"{table.part(made, total)} of them made by the graph"),
-            ". Every row has exactly one outcome at every step, so each step of the table adds up.",
-        ]
-    )
+_ADDS_UP = "Every row has exactly one outcome at every step, so each step of the table adds up."
+
+
+def _entered(data: ReportData, source: Step | None) -> int:
+    """Rows of the main source that are for training."""
+    if source is None:
+        return next((step.total for step in data.steps if step.reads == [SOURCE]), 0)
+    sql = "SELECT count(*) AS n FROM outcomes JOIN examples e USING (body) WHERE step = ? AND e.split = 'train'"
+    return int(data.store.query(sql, [source.fingerprint])[0]["n"])
+
+
+def _with_made_rows(total: int, made: int, mixed: int, arrive: str) -> Paragraph:
+    beside = f", {table.part(mixed, total)} of other sources" if mixed else ""
+    text: list[Span] = [
+        f"{table.count(total)} rows {arrive}, ",
+        Strong(f"{table.part(made, total)} of them made by the graph"),
+    ]
+    return Paragraph([*text, f"{beside}. {_ADDS_UP}"])
 
 
 def _figure(steps: list[Step]) -> Figure:

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 
 from refinery.errors import UserError
-from refinery.records import digest
+from refinery.records import Outcome, digest
 from refinery.store import Store
 from reports import report
 from reports.blocks import Heading, Table, plain
 from reports.gather import gather
+from reports.sections import funnel
 from reports.terminal import terminal_table
+from tests.reports import conftest as toy_run
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 METHODS = ("sft_raw", "sft_close", "raft")
@@ -179,6 +181,33 @@ def test_the_funnel_adds_up_to_the_rows(text: str, toy: SimpleNamespace) -> None
     refined = sum(o.example is not None and not o.example.fell_back for o in outcomes)
     assert f"Of 48 training rows, **{refined} ({refined / 0.48:.0f}%) reach the methods refined**" in part
     assert "1 row of rewritten got no answer from the server" in part
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_rows_of_other_sources_are_counted_apart(tmp_path: Path, train: bool) -> None:
+    """As `mix` leaves them: 30 of the 48 rows, and 40 of another source, one of them drawn twice where `made`."""
+    spec = toy_run.make_spec(train=train)
+    store = Store(tmp_path / "toy.duckdb")
+    toy_run.fill(store, spec, train=train)
+    (step,) = store.query("SELECT fingerprint FROM steps WHERE name = 'agrees'")
+    store.delete_outcomes(step["fingerprint"], [each.example_id for each in store.outcomes(step["fingerprint"])])
+    own = [toy_run.example(number) for number in range(30)]
+    other = [replace(toy_run.example(number), id=f"other{number}", split="train") for number in range(40)]
+    mixed = [Outcome(e.id, "kept", "ok", e) for e in (*[e.with_response("said") for e in own], *other)]
+    store.add_outcomes(step["fingerprint"], list(enumerate(mixed)))
+
+    def sentence() -> str:
+        data = gather(store, spec)
+        return plain(funnel.outcome(data, data.final).text)
+
+    text = sentence()
+    arrive = "reach the methods" if train else "leave the graph"
+    assert f"Of 48 training rows, 30 (62%) {arrive} refined, 0 (0%) with the reference answer put back" in text
+    assert "and 18 (38%) were dropped; 40 rows of other sources came in beside them." in text
+    copy = replace(other[0], id="copy", parents=(other[0].id,))
+    store.add_outcomes(step["fingerprint"], [(70, Outcome("copy", "created", "repeated", copy))])
+    text = sentence()
+    assert f"71 rows {arrive}, 1 (1%) of them made by the graph, 40 (56%) of other sources." in text
 
 
 def test_the_gate_counts_its_cosines(text: str, toy: SimpleNamespace) -> None:
