@@ -106,9 +106,6 @@
     option(field("benchmark"), "all benchmarks", "");
     data.sets.forEach((set, i) => option(field("benchmark"), set.name, i));
     data.arms.slice(1).forEach((arm, i) => ["a", "b"].forEach((side) => option(field(side), arm, i + 1)));
-    const lost = (arm) => data.sets.flatMap((set) => set.items).filter((item) => item.values[arm] < item.values[0]).length;
-    const others = data.arms.map((_, arm) => arm).slice(2).sort((x, y) => lost(x) - lost(y));
-    if (others.length) field("b").value = others[0];
     let found = [], at = 0;
 
     const tests = {
@@ -118,14 +115,26 @@
       both: (v, a, b) => v[a] < v[0] && v[b] < v[0],
       any: () => true,
     };
+    const fits = ({ values }, change, a, b) => values[a] !== null && values[b] !== null && tests[change](values, a, b);
+
+    // Opens on the first method that lost anything (or gained, where none lost), beside the one that lost least.
+    const items = data.sets.flatMap((set) => set.items), arms = data.arms.map((_, arm) => arm).slice(1);
+    const many = (change, a, b = a) => items.filter((item) => fits(item, change, a, b)).length;
+    const change = arms.some((arm) => many("lost", arm)) ? "lost" : "gained";
+    const first = arms.find((arm) => many(change, arm)) ?? arms[0];
+    const others = arms.filter((arm) => arm !== first).sort((x, y) => many("lost", x) - many("lost", y));
+    field("change").value = change;
+    field("a").value = first;
+    field("b").value = others.find((arm) => many(change, first, arm)) ?? first;
+
     const refresh = () => {
       const a = +field("a").value, b = +field("b").value, wanted = field("search").value.toLowerCase();
-      const test = tests[field("change").value], only = field("benchmark").value;
+      const change = field("change").value, only = field("benchmark").value;
       found = [];
       data.sets.forEach((set, i) => {
         if (only !== "" && i !== +only) return;
         for (const item of set.items)
-          if (item.values[a] !== null && item.values[b] !== null && test(item.values, a, b)
+          if (fits(item, change, a, b)
             && (!wanted || [item.prompt, item.target, ...item.answers].some((t) => t.toLowerCase().includes(wanted))))
             found.push({ set, item });
       });

@@ -4,8 +4,10 @@ import asyncio
 import base64
 import importlib.util
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import escape, unescape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,6 +209,29 @@ def test_colours_are_chosen_and_paper_is_always_light(page: Path, tmp_path: Path
     assert dark[0] == "rgb(22, 25, 29)" and dark[1] != light[1]
     assert paper[0] == "rgb(255, 255, 255)" and paper[1] == light[1] and paper[3] == "none"
     assert pdf == b"%PDF-" and again == "Colours: dark"
+
+
+def test_the_items_open_on_a_method_that_has_some(page: Path, tmp_path: Path) -> None:
+    """Where the first lost nothing, the first that did; where none did, on what was gained."""
+    whole = page.read_text("utf-8")
+    place = re.search(r'(?<=<div class="data" hidden>).*?(?=</div>)', whole, re.DOTALL)
+    assert place
+
+    async def opened(name: str, *, gained_only: bool) -> list[Any]:
+        data = json.loads(unescape(place[0]))
+        for item in (item for each in data["sets"] for item in each["items"]):
+            base, _, *others = item["values"]
+            item["values"] = [base, base, *(max(base, value) if gained_only else value for value in others)]
+        file = tmp_path / f"{name}.html"
+        file.write_text(whole[: place.start()] + escape(json.dumps(data)) + whole[place.end() :], "utf-8")
+        async with reading(file, tmp_path / name) as reader:
+            change = await reader.run("document.querySelector('.explorer [name=change]').value")
+            assert reader.complaints == []
+            return [await reader.run(HEADS), change, await reader.run(LIST)]
+
+    for name, gained_only in (("lost", False), ("gained", True)):
+        heads, change, found = asyncio.run(opened(name, gained_only=gained_only))
+        assert (heads, change) == ("Prompt,Expected,base,sft_close,sft_raw", name) and found > 0
 
 
 @pytest.mark.parametrize("width", [1280, 800, 390])
