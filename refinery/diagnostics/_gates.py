@@ -92,12 +92,18 @@ class Gate:
         return [i for _, i in reversed(below)], [i for _, i in above]
 
 
+REMOVES_NEAR = (("deduplicate", "min_cosine"), ("synthesize", "min_cosine"))
+"""(op, parameter) of what takes rows out for being near to another row, which is no gate that a row passes alone."""
+
+
 def find_gates(store: Store, steps: Sequence[Row]) -> list[Gate]:
     """The thresholds of `steps` (rows of the table): parameters min_x and max_x of steps that stored a score x."""
     found = []
     for step in steps:
         for param, threshold in step["params"].items():
             if not param.startswith(("min_", "max_")) or isinstance(threshold, bool | str | list | dict | None):
+                continue
+            if (step["op"], param) in REMOVES_NEAR:
                 continue
             path = f"$.{param[4:]}"
             sql = """SELECT (scores->>?)::DOUBLE AS score, example_id FROM outcomes

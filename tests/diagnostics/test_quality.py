@@ -96,6 +96,11 @@ def test_a_gates_false_decisions(store):
     assert Judged([]).identity != judge_gates(store, [gate], reference).identity
 
 
+@pytest.mark.parametrize("op", ["deduplicate", "synthesize"])
+def test_a_step_that_takes_out_near_rows_is_no_gate(store, op):
+    assert find_gates(store, [{**step, "op": op} for step in steps(store)]) == []
+
+
 def test_a_threshold_moved(store):
     (gate,) = find_gates(store, steps(store))
     best = sorted(max(c for c, _ in row) for row in CANDIDATES)
