@@ -116,6 +116,19 @@ def export(
     return counts
 
 
+def holds(file: Path, kind: Literal["jsonl", "parquet"]) -> str:
+    """Fingerprint of the step whose rows an exported file holds; empty where it is not such a file."""
+    try:
+        if kind == "parquet":
+            first: Any = next(sql.read_parquet(file, limit=1), {})
+        else:
+            with file.open(encoding="utf-8") as lines:
+                first = json.loads(lines.readline())
+    except (OSError, ValueError, UserError):
+        return ""
+    return str(first.get("refinery_fingerprint", "")) if isinstance(first, dict) else ""
+
+
 def check_target(to: Path, kind: Format, info: About) -> None:
     """UserError where the rows must not be written there."""
     read = [part.get("path") for part in info.sources.values()]

@@ -43,13 +43,11 @@ class Funnel:
 
 
 def latest(store: Store, names: Iterable[str] = ()) -> list[Row]:
-    """The newest step of each name, each after what it reads; only those of `names`, where any are given."""
+    """Of each name the step that the last run had, each after what it reads; only of `names`, where any are given."""
     wanted = set(names)
-    rows = store.query("SELECT fingerprint, name, op, params, upstream, status FROM steps ORDER BY started_at")
-    newest = {row["name"]: row for row in rows if not wanted or row["name"] in wanted}
-    there = {row["fingerprint"] for row in newest.values()}
+    waiting = [row for row in store.last_steps() if not wanted or row["name"] in wanted]
+    there = {row["fingerprint"] for row in waiting}
     done: list[Row] = []
-    waiting = list(newest.values())
     while waiting:
         known = {row["fingerprint"] for row in done}
         ready = next((row for row in waiting if not (set(row["upstream"]) & there) - known), waiting[0])
@@ -223,7 +221,7 @@ def _matching(store: Store, steps: Sequence[Row], text: str) -> list[str]:
 
 def _shown(store: Store, steps: Sequence[Row], found: Sequence[Row]) -> list[Shown]:
     """With the texts that came in, which is all there is to show of a dropped row."""
-    by_print = {step["fingerprint"]: step for step in steps}
+    by_print = {step["fingerprint"]: step for step in reversed(steps)}
     upstream = sorted({up for row in found for up in by_print[row["step"]]["upstream"]})
     sql = f"{_JOINED} WHERE list_contains(?::VARCHAR[], o.step) AND list_contains(?::VARCHAR[], o.example_id)"
     ids = [row["example_id"] for row in found]

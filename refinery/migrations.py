@@ -291,7 +291,21 @@ def cells(connection: Any) -> None:
     )
 
 
-MIGRATIONS = [initial, readings, preferences, embeddings, cells]
+def names(connection: Any) -> None:
+    """A step that stands when a run comes back to it is what its name means again, though others were made since."""
+    create(
+        connection,
+        "names",
+        "Which step each name of a spec stands for, as the last run had it.",
+        [
+            ("name", "VARCHAR", "The step's name in the spec."),
+            ("step", "VARCHAR", "steps.fingerprint."),
+        ],
+    )
+    connection.execute("INSERT INTO names SELECT name, arg_max(fingerprint, started_at) FROM steps GROUP BY name")
+
+
+MIGRATIONS = [initial, readings, preferences, embeddings, cells, names]
 
 
 def pending(connection: Any) -> list[Any]:

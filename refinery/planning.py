@@ -81,7 +81,7 @@ def plan(spec: Spec, store: Store) -> list[StepPlan]:
 
 
 def _stands(store: Store, step: Step) -> bool:
-    done = is_complete(store, step.fingerprint) and not lost(store, step)
+    done = is_complete(store, step.fingerprint) and not lost(step)
     return done and not not_done(store, step) and not again(store, step)
 
 
@@ -132,7 +132,7 @@ def _why(step: Step, store: Store, running: list[str]) -> list[str]:
         if known.transient:
             return [f"{known.transient} rows to retry"]
         if same["status"] == "complete":
-            if files := lost(store, step):
+            if files := lost(step):
                 return files
             return [f"upstream {', '.join(running or step.upstream)} runs"]
         return [f"interrupted: {known.rows} rows are done" if known.rows else "interrupted"]

@@ -112,7 +112,9 @@ class Runner:
             total = handed_on(self.store, step.reads)
             stale = again(self.store, step)
             todo = not_done(self.store, step)
-            runs = bool(todo or stale or lost(self.store, step)) or not is_complete(self.store, step.fingerprint)
+            runs = bool(todo or stale or lost(step)) or not is_complete(self.store, step.fingerprint)
+            if not runs:
+                self.store.name_step(step.name, step.fingerprint)
         self.before = self._counts()
         if runs:
             window = max(WINDOW, *(4 * self.spec.models[name].concurrency for name in step.models), 0)

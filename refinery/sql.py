@@ -66,11 +66,11 @@ def query(sql: str, tables: Mapping[str, Table]) -> list[dict[str, Any]]:
             raise UserError(f"sql: {_plainly(error)}") from None
 
 
-def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, in its order. UserError where it cannot be read."""
+def read_parquet(path: Path, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, or the first `limit` of them, in its order. UserError where it cannot be read."""
     try:
         with _connection() as connection:
-            connection.execute("SELECT * FROM read_parquet(?)", [str(path)])
+            connection.execute("SELECT * FROM read_parquet(?) LIMIT ?", [str(path), limit])
             yield from _rows(connection)
     except duckdb.Error as error:
         raise UserError(f"{path}: {_plainly(error)}") from None

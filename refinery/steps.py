@@ -89,6 +89,7 @@ def store_sources(spec: Spec, store: Store, run_id: str) -> tuple[dict[str, str]
                 store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
                 _store(store, fingerprint, each.outcomes())
                 store.finish_step(fingerprint)
+            store.name_step(name, fingerprint)
             if not isinstance(each, str) and (key := sources.reading_key(source)):
                 store.add_reading(key, fingerprint)
     return result, new
@@ -207,9 +208,9 @@ def again(store: Store, step: Step) -> list[str]:
     return [row["example_id"] for row in store.query(sql, [step.fingerprint, step.reads])]
 
 
-def lost(store: Store, step: Step) -> list[str]:
+def lost(step: Step) -> list[str]:
     """What a step that writes files no longer finds (an op's `missing`): it must run again, finished or not."""
-    return step.module.missing(step.params, store.path.parent) if hasattr(step.module, "missing") else []
+    return step.module.missing(step.params, step.reads) if hasattr(step.module, "missing") else []
 
 
 def is_complete(store: Store, fingerprint: str) -> bool:

@@ -66,8 +66,21 @@ class Store(Database):
         return _only(self.query("SELECT * FROM steps WHERE fingerprint = ?", [fingerprint]))
 
     def last_step(self, name: str) -> Row | None:
-        """The step of that name that was started last, whatever its fingerprint."""
-        return _only(self.query("SELECT * FROM steps WHERE name = ? ORDER BY started_at DESC LIMIT 1", [name]))
+        """The step that the last run had under that name, whatever its fingerprint."""
+        return next((row for row in self.last_steps() if row["name"] == name), None)
+
+    def last_steps(self) -> list[Row]:
+        """Of each name the step that the last run had under it; oldest first. A step may stand for
+        several names; then the one it was made under comes first."""
+        sql = """SELECT s.* REPLACE (n.name AS name) FROM names n JOIN steps s ON s.fingerprint = n.step
+                 ORDER BY s.started_at, n.name <> s.name, n.name"""
+        return self.query(sql)
+
+    def name_step(self, name: str, fingerprint: str) -> None:
+        """A run found the step under that name as it should be."""
+        row = {"name": name, "step": fingerprint}
+        if not self.query("SELECT 1 AS found FROM names WHERE name = ? AND step = ?", [name, fingerprint]):
+            self.replace("names", [row], ["name"])
 
     def start_step(
         self,
@@ -84,7 +97,8 @@ class Store(Database):
         row: Row = {"fingerprint": fingerprint, "run_id": run_id, "name": name, "op": op, "version": version}
         row |= {"params": dict(params), "upstream": list(upstream), "models": dict(models)}
         row |= {"status": "running", "started_at": now(), "finished_at": None}
-        self.replace("steps", [row], ["fingerprint"])
+        named = {"name": name, "step": fingerprint}
+        self.replace_all([("steps", [row], ["fingerprint"]), ("names", [named], ["name"])])
 
     def finish_step(self, fingerprint: str) -> None:
         with self._transaction() as connection:

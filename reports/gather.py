@@ -87,6 +87,7 @@ def _fingerprints(store: Store, spec: Spec, notes: list[str]) -> dict[str, str]:
     for name, described in spec.all_sources.items():
         settings = described.model_dump(mode="json")
         rows = store.query("SELECT * FROM steps WHERE op = ? ORDER BY started_at DESC", [SOURCE])
+        rows = [row for row in [store.last_step(name)] if row] + rows
         same = [row for row in rows if row["params"] == settings]
         read = [row for row in rows if row["name"] == name] or same
         if not read:

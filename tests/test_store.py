@@ -31,6 +31,7 @@ examples: body prompt answer split parents meta
 generations: digest model request max_tokens text finish_reason prompt_tokens completion_tokens created_at
 likelihoods: digest model request logprobs created_at
 migrations: name applied_at
+names: name step
 outcomes: step position example_id action reason detail transient scores body response candidates fell_back
 preferences: step against example_id rater kind first choice texts model created_at
 readings: key fingerprint

@@ -1,6 +1,7 @@
 """Write the rows to files for other tools (refinery/exporting.py) and pass every one of them on.
 
-The step is done again where what it wrote is gone. `refinery export` does the same for any step, after a run.
+The step is done again where what it wrote is gone, or was written over with other rows. `refinery export` does
+the same for any step, after a run.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from refinery.context import Context
-from refinery.exporting import About, about, export, push
+from refinery.exporting import About, about, export, holds, push
 from refinery.records import Outcome
 from refinery.tableops import Table, TableParams, kept
 
@@ -67,11 +68,14 @@ def _rows(table: Table) -> Iterator[Outcome]:
         yield from (outcome for _, outcome in store.stream(table.fingerprint, split="train"))  # type: ignore[attr-defined]
 
 
-def missing(params: Params, folder: Path) -> list[str]:
-    """Why a finished step must be done again."""
+def missing(params: Params, reads: Sequence[str]) -> list[str]:
+    """Why a finished step that reads the step of this fingerprint must be done again."""
     to = Path(params.to)
     files = [to / "README.md", to / "data" / "train.parquet"] if params.format == "hf" else [to]
-    return [f"{file} is gone" for file in files if not file.is_file()]
+    if gone := [f"{file} is gone" for file in files if not file.is_file()]:
+        return gone
+    kind: Literal["jsonl", "parquet"] = "jsonl" if params.format == "jsonl" else "parquet"
+    return [] if holds(files[-1], kind) == reads[0] else [f"{files[-1]} holds other rows"]
 
 
 def notes(params: Params) -> list[str]:
