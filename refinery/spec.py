@@ -151,10 +151,11 @@ class Spec(Section):
         return data
 
 
-def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
+def load_spec(path: Path | str, overrides: Sequence[str] = (), *, files: bool = True) -> Spec:
     """The spec of a YAML file, with `key.path=value` overrides put over it.
 
-    Of a spec with a matrix it is the first point's, with the others under `points`. Raises SpecErrors with every
+    Of a spec with a matrix it is the first point's, with the others under `points`. Without `files`
+    its files of rows need not be there: for who reads the store alone. Raises SpecErrors with every
     mistake, and UserError where the file cannot be read.
     """
     from refinery.spec_checks import check
@@ -174,6 +175,7 @@ def load_spec(path: Path | str, overrides: Sequence[str] = ()) -> Spec:
     whole = document.data.get(matrix.KEY) is None
     for keys, one in [({}, document)] if whole else matrix.documents(document):
         draft = build(one, path.stem)
+        draft.files = files
         check(draft)
         if one is not document:
             document.problems += one.problems

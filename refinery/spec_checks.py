@@ -149,7 +149,7 @@ def _checkpoints(draft: Draft) -> None:
 
 def _source(draft: Draft, path: KeyPath, source: SourceSpec) -> list[str] | None:
     """The columns that templates may name, None while they are unknown."""
-    if draft.is_broken(*path) or path[0] not in draft.data:
+    if draft.is_broken(*path) or path[0] not in draft.data or not draft.files:
         return None
     columns, mistakes = sources.peek(source, Path(draft.document.file))
     for where, message in mistakes:
@@ -396,7 +396,7 @@ def _evaluate_options(draft: Draft, evaluate: EvaluateSpec, used: set[str]) -> N
     for name, own in evaluate.own.items():
         if name in catalog.benchmarks() or name in catalog.suites():
             draft.add(("evaluate", "own", name), f'"{name}" is a benchmark already; choose another name', key=True)
-        elif message := readers.unreadable(Path(own.path), Path(draft.document.file)):
+        elif draft.files and (message := readers.unreadable(Path(own.path), Path(draft.document.file))):
             draft.add(("evaluate", "own", name, "path"), message)
         elif own.check == "judge" and evaluate.judge is None:
             draft.add(("evaluate", "own", name, "check"), "check: judge needs a model's name under evaluate.judge")

@@ -38,6 +38,8 @@ class Draft:
     data: dict[str, Any]
     """What was written, with the defaults for whole sections that were left out."""
     spec: Spec = field(init=False)
+    files: bool = True
+    """Whether the files of rows that it names must be there."""
     broken: set[KeyPath] = field(default_factory=set)
     """Where a mistake has been reported already, so that nothing more is said of what follows from it."""
 

@@ -63,3 +63,26 @@ def test_every_view_speaks_of_it(back):
     assert len((back.folder / "again.jsonl").read_text().splitlines()) == len(back.wrote[0])
     found = call("diff", "spec.yaml", "--json").json
     assert found["changes"] == [] and {step["what"] for step in found["steps"]} == {"stands"}
+
+
+def test_a_diff_knows_what_an_earlier_run_made(back):
+    text = (back.folder / "spec.yaml").read_text()
+    (back.folder / "spec.yaml").write_text(text.replace("kind: last_word, on_error", "kind: contains, on_error"))
+    steps = {step["name"]: step for step in call("diff", "spec.yaml", "--json").json["steps"]}
+    assert (steps["few"]["what"], steps["few"]["why"]) == ("stands", ["made by an earlier run"])
+    done = call("export", "spec.yaml", "few", "--to", "again.jsonl")
+    assert (done.code, done.err.count("\n")) == (2, 1) and "refinery run brings it up to date" in done.err
+    assert call("run", "spec.yaml", "--stage", "refine").code == 0
+    assert rows(back.folder) == back.wrote[1]
+    done = call("export", "spec.yaml", "few", "--to", "again.jsonl")
+    assert done.code == 0, done.err
+
+
+def test_what_reads_the_store_alone_does_without_the_source(back):
+    (back.folder / "rows.jsonl").unlink()
+    assert call("show", "spec.yaml", "--json").json["steps"] == back.shown[2]
+    assert call("status", "spec.yaml").code == 0
+    done = call("export", "spec.yaml", "few", "--to", "again.jsonl")
+    assert done.code == 0, done.err
+    done = call("plan", "spec.yaml")
+    assert done.code == 2 and "there is no file rows.jsonl" in done.err

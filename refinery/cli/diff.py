@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from rich.text import Text
 from refinery import looking
 from refinery.cli.printing import add, console, print_json, table
 from refinery.cli.run import OVERRIDE
-from refinery.differing import Change, Difference, difference, prints
+from refinery.differing import Change, Difference, Effect, difference, prints
 from refinery.errors import UserError
 from refinery.problems import SpecErrors
 from refinery.spec import Spec, load_spec
-from refinery.steps import source_fingerprints
+from refinery.steps import source_fingerprints, stands
 from refinery.store import Store
 
 WIDE = 34
@@ -37,17 +37,22 @@ def show_diff(old_path: Path, new_path: Path | None, as_json: bool) -> None:
             old_prints = prints(old, source_fingerprints(old, store))
         title = f"{old_path} -> {new_path}"
     with _store(new) as store:
-        found = difference(old, new, old_prints, source_fingerprints(new, store))
-    steps = [
-        replace(each, what="runs", how="directly", why=["not finished"])
-        if each.what == "stands" and each.name in unfinished
-        else each
-        for each in found.steps
-    ]
-    found = replace(found, steps=steps)
+        sources = source_fingerprints(new, store)
+        found = difference(old, new, old_prints, sources)
+        made = {n for n, fingerprint in prints(new, sources).items() if new_path is None and stands(store, fingerprint)}
+    found = replace(found, steps=[_as_stored(each, made, unfinished) for each in found.steps])
     if as_json:
         return print_json(found)
     _print(found, title)
+
+
+def _as_stored(effect: Effect, made: Collection[str], unfinished: Collection[str]) -> Effect:
+    """What the store knows better: the last run did not finish the step, or an earlier one has made it already."""
+    if effect.what == "stands" and effect.name in unfinished:
+        return replace(effect, what="runs", how="directly", why=["not finished"])
+    if effect.what == "runs" and effect.name in made:
+        return replace(effect, what="stands", how="", why=["made by an earlier run"])
+    return effect
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def opened(path: Path) -> tuple[Store, Spec | None]:
     """The store of a spec, or a .duckdb file itself, to read. Reading works while a run goes on."""
     if path.suffix == ".duckdb":
         return Store(path, read_only=True), None
-    spec = load_spec(path)
+    spec = load_spec(path, files=False)
     return Store(spec.store_path, read_only=True), spec
 
 
