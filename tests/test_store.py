@@ -114,6 +114,18 @@ def test_a_store_of_the_first_layout_is_brought_up_to_date(tmp_path: Path, monke
     assert described(path)[1] == []
 
 
+def test_in_an_older_store_a_name_stands_for_the_step_that_was_made_last(store: Store) -> None:
+    for fingerprint in ("first", "second"):
+        store.start_step(fingerprint, "r", "close", "semantic_filter", 1, {}, [], {})
+    with duckdb.connect(str(store.path)) as connection:
+        connection.execute("DROP TABLE names; DELETE FROM migrations WHERE name = 'names'")
+    upgraded = Store(store.path)
+    assert [(row["name"], row["fingerprint"]) for row in upgraded.last_steps()] == [("close", "second")]
+    upgraded.name_step("close", "first")
+    last = upgraded.last_step("close")
+    assert last is not None and last["fingerprint"] == "first"
+
+
 def test_a_failed_migration_leaves_the_store_as_it_was(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(connection: object) -> None:
         connection.execute("CREATE TABLE half (a INTEGER)")  # type: ignore[attr-defined]
