@@ -115,8 +115,8 @@ class Grpo(Loop, GRPOTrainer):
             return super()._generate_single_turn(*inputs, **options)
 
     def _calculate_rewards(self, *inputs: Any) -> Any:
-        """What the frozen model is asked for a reward counts as the teacher's time. TRL warns of an unknown reward, with
-        the whole row, at every batch: how many there are stands in the store instead."""
+        """What the frozen model is asked for a reward counts as the teacher's time. TRL warns of an unknown reward,
+        with the whole row, at every batch: how many there are stands in the store instead."""
         logger = logging.getLogger(GRPOTrainer.__module__)
         level = logger.level
         logger.setLevel(logging.ERROR)

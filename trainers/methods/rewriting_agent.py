@@ -11,8 +11,9 @@ it was trained for, of which a greedy one shows nothing.
     released   the published script: groups of five, two updates on each generation, "Problem: … Answer:" as plain text
 
 Final answers are compared as the rule says, of the last box and with its braces balanced; the released code takes the
-first box up to its first closing brace, and without a box the last number. The judge sums the probabilities of all ways to write YES and NO that are
-one token. It is the small model itself, and can be gamed: look at reward/answer and reward/reason apart.
+first box up to its first closing brace, and without a box the last number. The judge sums the probabilities of all
+ways to write YES and NO that are one token. It is the small model itself, and can be gamed: look at reward/answer and
+reward/reason apart.
 """
 
 from collections.abc import Sequence
