@@ -210,6 +210,8 @@ def fill_steps(store: Store, spec: Spec) -> None:
         steps.append(step | {"started_at": START, "finished_at": START + timedelta(seconds=40)})
         written += [(found[name], place, outcome) for place, outcome in enumerate(outcomes)]
     store.replace("steps", steps, ["fingerprint"])
+    for step in steps:
+        store.name_step(step["name"], step["fingerprint"])
     store.add_step_outcomes(written)
     store.add_diagnostics(found["agrees"], diagnostics())
 
