@@ -74,10 +74,7 @@ def evaluate(
 
 def open_weights(model_path: str, settings: EvaluateSpec, base: str | None = None) -> tuple[Any, Any]:
     """(model in evaluation mode, tokenizer) as they are evaluated."""
-    from refinery.models.transformers import load
-
-    subject = _Subject(model_path, settings, base)
-    return load(subject.path, dtype=subject.dtype, device=subject.device, adapter=subject.adapter)
+    return _Subject(model_path, settings, base).weights()
 
 
 def precision(model_path: str, settings: EvaluateSpec) -> dict[str, str]:
@@ -112,13 +109,16 @@ class _Subject:
         except OSError:
             self.generation = {}
 
+    def weights(self) -> tuple[Any, Any]:
+        from refinery.models.transformers import load
+
+        return load(self.path, dtype=self.dtype, device=self.device, adapter=self.adapter)
+
     @cached_property
     def lm(self) -> Any:
         from lm_eval.models.huggingface import HFLM
 
-        from refinery.models.transformers import load
-
-        model, tokenizer = load(self.path, dtype=self.dtype, device=self.device, adapter=self.adapter)
+        model, tokenizer = self.weights()
         _end_at_the_chat_end(model, tokenizer)
         return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.settings.batch_size)
 

@@ -1,6 +1,7 @@
 """What the methods that train a rewriter share: its prompts, and the rows as the frozen target sees them."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from trainers.job import Run, TrainJob
 
 if TYPE_CHECKING:
     from trainers.rewards.target import Target
+    from trainers.rl import Judge
 
 REWRITES = True
 """In a method's file: what it trains is a rewriter, under `rewriters:`, and not the spec's model."""
@@ -33,6 +35,21 @@ def prepare(job: TrainJob, tokenizer: Any) -> data.Prepared:
             dropped[error.reason] += 1
     found = data.prepare(asked, tokenizer, max_length=params.max_length)
     return replace(found, dropped=found.dropped + dropped)
+
+
+def build(run: Run, judge: "Callable[[Run, Target], Judge]") -> Any:
+    """The trainer of a rewriter; `judge` makes its reward from the run and the frozen target."""
+    from trainers import rl
+    from trainers.rewards.target import Target
+    from trainers.teachers import check_head
+
+    params: Any = run.job.params
+    first = run.prepared.rows[0]
+    check_head(run.model, first.prompt + first.answer)
+    target = Target(run, run.arguments["per_device_train_batch_size"] * params.num_generations)
+    trainer = rl.build(run, judge(run, target))
+    target.attach(trainer)
+    return trainer
 
 
 def _reference(example: Example, params: Any) -> str | None:

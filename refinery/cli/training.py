@@ -175,7 +175,7 @@ def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) 
     spec = point.spec
     assert spec.evaluate is not None
     base = _record_base(spec, store, run_id)
-    elsewhere = _record_elsewhere(spec, store, run_id)
+    elsewhere = _record_elsewhere(spec, store, run_id, base)
     rows = [row for row in store.checkpoints() if row["role"] in ("base", "final", "stage")]
     if point.keys:
         own = _own(point, rows, store) | {base, *elsewhere}
@@ -251,10 +251,9 @@ def _record_base(spec: Spec, store: Store, run_id: str) -> str:
     return base
 
 
-def _record_elsewhere(spec: Spec, store: Store, run_id: str) -> list[str]:
+def _record_elsewhere(spec: Spec, store: Store, run_id: str, base: str) -> list[str]:
     """Weights trained elsewhere as final checkpoints, a seed for each folder of a name; their fingerprints."""
     found = []
-    base = identity(ModelSpec(model=spec.model, revision=spec.revision), fetch=True)
     for name, paths in spec.checkpoints.items():
         for seed, path in enumerate(paths):
             weights = identity(ModelSpec(model=path), fetch=True)

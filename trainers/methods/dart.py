@@ -20,6 +20,7 @@ from pydantic import Field
 
 from refinery.ops import rewrite
 from refinery.spec_types import Template
+from trainers import rewriting
 from trainers.job import Run
 from trainers.params import WATCHING
 from trainers.rewriting import REWRITES, prepare
@@ -83,17 +84,7 @@ class Params(RewriterParams):
 
 def build(run: Run) -> Any:
     """The transformers.Trainer of this method, ready to train."""
-    from trainers import rl
-    from trainers.rewards.target import Target
-    from trainers.teachers import check_head
-
-    params: Any = run.job.params
-    first = run.prepared.rows[0]
-    check_head(run.model, first.prompt + first.answer)
-    target = Target(run, run.arguments["per_device_train_batch_size"] * params.num_generations)
-    trainer = rl.build(run, _Judge(run, target))
-    target.attach(trainer)
-    return trainer
+    return rewriting.build(run, _Judge)
 
 
 class _Judge:

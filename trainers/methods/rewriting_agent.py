@@ -25,6 +25,7 @@ from refinery.errors import UserError
 from refinery.ops import rewrite
 from refinery.spec_types import EncoderName, Template
 from refinery.templates import render
+from trainers import rewriting
 from trainers.job import Run
 from trainers.params import WATCHING, LoraParams, or_switch
 from trainers.rewriting import REWRITES, prepare
@@ -105,17 +106,7 @@ class Params(RewriterParams):
 
 def build(run: Run) -> Any:
     """The transformers.Trainer of this method, ready to train."""
-    from trainers import rl
-    from trainers.rewards.target import Target
-    from trainers.teachers import check_head
-
-    params: Any = run.job.params
-    first = run.prepared.rows[0]
-    check_head(run.model, first.prompt + first.answer)
-    target = Target(run, run.arguments["per_device_train_batch_size"] * params.num_generations)
-    trainer = rl.build(run, _Judge(run, target))
-    target.attach(trainer)
-    return trainer
+    return rewriting.build(run, _Judge)
 
 
 def yes_and_no(tokenizer: Any) -> tuple[list[int], list[int]]:
