@@ -221,7 +221,7 @@ class Database:
         is a hundred times faster than executemany, takes a quarter of what lists as parameters do, and needs no
         pyarrow."""
         types = self._columns(connection, table)
-        texts = {n: np.array(as_texts((row[n] for row in rows), types[n]), dtype=object) for n in names}
+        texts = {n: np.array(as_texts([row[n] for row in rows], types[n]), dtype=object) for n in names}
         connection.register("given", texts)
         yield f"SELECT {', '.join(_typed(name, types[name]) for name in names)} FROM given"
         connection.unregister("given")
@@ -245,7 +245,8 @@ def _attach(engine: Any, path: Path, write: bool, patience: float) -> None:
             engine.execute(f"ATTACH '{place}' AS store ({how})")
             return
         except duckdb.Error as error:
-            held = "Could not set lock" in str(error)
+            # the second: an engine of ours has let go of it, and a thread of that engine has not quite
+            held = any(words in str(error) for words in ("Could not set lock", "already attached"))
             if held and time.monotonic() < give_up:
                 time.sleep(random.uniform(0.005, 0.03))
                 continue

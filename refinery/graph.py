@@ -12,6 +12,7 @@ import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
+from refinery.arrivals import Arrivals, arriving
 from refinery.context import Provider
 from refinery.journal import Journal
 from refinery.models.cache import Counts
@@ -26,7 +27,6 @@ from refinery.steps import (
     resolve,
     source_fingerprints,
     stands,
-    store_sources,
     tally,
 )
 from refinery.store import Store
@@ -109,20 +109,25 @@ def _own_run(spec: Spec, store: Store) -> Iterator[str]:
 async def _run(
     spec: Spec, store: Store, journal: Journal, run_id: str, progress: Callback, provider: Provider | None, writes: bool
 ) -> dict[str, StepResult]:
-    sources, new = store_sources(spec, store, run_id)
-    steps = resolve(spec, sources, fetch=True)
     results = {}
-    for name, fingerprint in sources.items():
+    with arriving(spec, store, run_id) as sources:
+        steps = resolve(spec, sources.fingerprints, fetch=True)
+        known = {**sources.fingerprints, **{step.name: step.fingerprint for step in steps}}
+        identities = {name: each for step in steps for name, each in step.models.items() if spec.models[name].from_}
+        async with _services(located(spec, known), store, journal, identities, provider) as services:
+            for step in steps:
+                step = step if writes else without_writing(step)
+                runner = Runner(step, spec, store, journal, run_id, services, progress, sources)
+                results[step.name] = await runner.bring_up()
+    return {**_read(store, sources), **results}
+
+
+def _read(store: Store, sources: Arrivals) -> dict[str, StepResult]:
+    results = {}
+    for name, fingerprint in sources.fingerprints.items():
         found = tally(store, fingerprint)
-        ran = found.rows if fingerprint in new else 0
+        ran = found.rows if fingerprint in sources.coming else 0
         results[name] = StepResult(name, SOURCE, fingerprint, found.rows, dict(found.counts), 0, ran, Counts())
-    known = {**sources, **{step.name: step.fingerprint for step in steps}}
-    identities = {name: each for step in steps for name, each in step.models.items() if spec.models[name].from_}
-    async with _services(located(spec, known), store, journal, identities, provider) as services:
-        for step in steps:
-            step = step if writes else without_writing(step)
-            runner = Runner(step, spec, store, journal, run_id, services, progress)
-            results[step.name] = await runner.bring_up()
     return results
 
 

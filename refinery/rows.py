@@ -78,8 +78,11 @@ def as_texts(values: Iterable[Any], kind: str) -> list[str | None]:
         return [None if value is None else as_json(value) for value in values]
     if kind.endswith("[]"):
         return [None if value is None else str(value).replace("None", "NULL") for value in values]
-    plain = (v if v is None or isinstance(v, str) else str(v) for v in values)
-    return [v if v is None or v.isascii() else v.encode("utf-8").decode("utf-8") for v in plain]
+    return [v if v is None or (type(v) is str and v.isascii()) else _valid(str(v)) for v in values]
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8").decode("utf-8")
 
 
 def as_json(value: Any) -> str:

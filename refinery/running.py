@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from refinery.arrivals import Arrival, Arrivals
 from refinery.context import Context, side_by_side
 from refinery.errors import RowError, UserError
 from refinery.journal import Journal
@@ -95,6 +96,7 @@ class Runner:
     run_id: str
     services: Any
     progress: Callback
+    sources: Arrivals
     ctx: Context = field(init=False)
     state: StepProgress = field(init=False)
     before: Counts = field(init=False)
@@ -108,10 +110,13 @@ class Runner:
     async def bring_up(self) -> StepResult:
         """Work on the rows that have no outcome yet or a transient one."""
         step = self.step
+        arrival = self._arrival()
+        if arrival is None:
+            await asyncio.to_thread(self.sources.wait, step.reads)
         with self.store.held():
-            total = handed_on(self.store, step.reads)
-            stale = again(self.store, step)
-            todo = not_done(self.store, step)
+            total = arrival.rows if arrival else handed_on(self.store, step.reads)
+            stale = [] if arrival else again(self.store, step)
+            todo = total if arrival else not_done(self.store, step)
             runs = bool(todo or stale or lost(step)) or not is_complete(self.store, step.fingerprint)
             if not runs:
                 self.store.name_step(step.name, step.fingerprint)
@@ -127,8 +132,9 @@ class Runner:
                 await run_table(step, self.store, self.run_id, self.ctx, self._table_progress)
                 self.state.done = total
             else:
-                await self._run_rows(stale, todo)
+                await self._run_rows(stale, todo, arrival)
             self._tell(last=True)
+            await asyncio.to_thread(self.sources.wait, step.reads)
             with self.store.held():
                 self._check(total)
                 self.store.finish_step(step.fingerprint)
@@ -146,6 +152,13 @@ class Runner:
             dict(self.failures),
         )
 
+    def _arrival(self) -> Arrival | None:
+        """The source whose rows the step can take as they were read: it takes no other, and has no outcome yet."""
+        step = self.step
+        if step.needs_all or len(step.reads) != 1 or self.store.funnel(step.fingerprint):
+            return None
+        return self.sources.coming.get(step.reads[0])
+
     def _counts(self) -> Counts:
         return self.services.counts() if hasattr(self.services, "counts") else Counts()
 
@@ -161,7 +174,7 @@ class Runner:
 
     # ---- row steps
 
-    async def _run_rows(self, stale: list[str], todo: int) -> None:
+    async def _run_rows(self, stale: list[str], todo: int, arrival: Arrival | None) -> None:
         step, store = self.step, self.store
         if step.needs_all and tally(store, step.fingerprint).rows:
             stale = [row["example_id"] for row in store.query(_IDS, [step.fingerprint])]
@@ -175,13 +188,19 @@ class Runner:
         if step.needs_all:
             tables = [StoredTable(name, store, reads) for name, reads in zip(step.upstream, step.reads, strict=True)]
             self.ctx.prepared = await step.module.prepare(tables, step.params, self.ctx)
-        await self._work(todo)
+        await self._work(todo, arrival)
         self.journal.flush()
 
-    async def _work(self, todo: int) -> None:
+    async def _work(self, todo: int, arrival: Arrival | None) -> None:
         """All rows, a window at a time. On any error that is not a row's own the other rows are stopped."""
-        rows = _Prefetched(self.store.stream(self.step.reads[0], split="train", todo=self.step.fingerprint))
+        rows = _Prefetched(arrival.train() if arrival else self._rest())
         await side_by_side(self._one_by_one(rows) for _ in range(max(1, min(self.ctx.window, todo))))
+
+    def _rest(self) -> Iterator[tuple[int, Example]]:
+        """The stored rows that the step has not answered yet."""
+        for position, outcome in self.store.stream(self.step.reads[0], split="train", todo=self.step.fingerprint):
+            if outcome.example is not None:
+                yield position, outcome.example
 
     async def _one_by_one(self, rows: "_Prefetched") -> None:
         while (row := await rows.next()) is not None:
@@ -254,11 +273,11 @@ _IDS = "SELECT example_id FROM outcomes WHERE step = ? ORDER BY position"
 
 
 class _Prefetched:
-    """Rows of a stream, read from the store in a thread, a page ahead of what is asked for."""
+    """Rows of a stream, read in a thread, a page ahead of what is asked for."""
 
     PAGE = 500
 
-    def __init__(self, stream: Iterator[tuple[int, Outcome]]):
+    def __init__(self, stream: Iterator[tuple[int, Example]]):
         self._stream = stream
         self._page: Iterator[tuple[int, Example]] = iter(())
         self._coming: asyncio.Task[list[tuple[int, Example]]] | None = None
@@ -284,5 +303,4 @@ class _Prefetched:
         return asyncio.create_task(asyncio.to_thread(self._fetch))
 
     def _fetch(self) -> list[tuple[int, Example]]:
-        rows = islice(self._stream, self.PAGE)
-        return [(position, outcome.example) for position, outcome in rows if outcome.example is not None]
+        return list(islice(self._stream, self.PAGE))

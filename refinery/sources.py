@@ -7,9 +7,8 @@ what an id or a split hangs on (equal rows before it, all groups) is 32 bytes a 
 import datetime
 import decimal
 import hashlib
-import pickle
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from refinery.records import Example, Outcome, canonical, digest
 from refinery.shapes import CHAT_COLUMNS
 from refinery.spec import Spec
 from refinery.spec_models import SourceSpec, SplitSpec
+from refinery.spool import Spool
 
 LAB_COLUMNS = ("question", "answer", "key", "case", "domain")
 SHOWN = 5
@@ -54,19 +54,19 @@ class Reading:
     def __init__(self, source: SourceSpec, name: str = "source"):
         self.source, self.name = source, name
         self.rows = self.train_rows = 0
-        with _Spool() as raws:
-            columns: dict[str, None] = {}
-            for raw in islice(_raw_rows(source), source.limit):
-                columns.update(dict.fromkeys(raw.values or ()))
-                raws.add((raw.place, raw.values, raw.reason, raw.detail))
-            if columns and (message := unreadable_columns(source, list(columns))):
-                raise UserError(f"{name}: {message}")
-            self._converted = _Spool()
-            try:
-                self._convert(raws, list(columns))
-            except BaseException:
-                self._converted.close()
-                raise
+        raws = islice(_raw_rows(source), source.limit)
+        with ExitStack() as stack:
+            converted = stack.enter_context(Spool())
+            if source.prompt is not None and source.answer is not None:
+                self._convert(converted, raws, [])
+            else:  # which columns ask and answer is known when all are
+                spool, columns = _spooled(raws)
+                with spool:
+                    if columns and (message := unreadable_columns(source, columns)):
+                        raise UserError(f"{name}: {message}")
+                    self._convert(converted, (Raw(*row) for row in spool), columns)
+            stack.pop_all()
+        self._converted = converted
 
     def __enter__(self) -> "Reading":
         return self
@@ -77,20 +77,20 @@ class Reading:
     def close(self) -> None:
         self._converted.close()
 
-    def _convert(self, raws: "_Spool", columns: list[str]) -> None:
+    def _convert(self, converted: Spool, raws: Iterable[Raw], columns: list[str]) -> None:
         contents, groups, good = bytearray(), bytearray(), bytearray()
         split = self.source.split
         by = self.source.split.by
         bad: list[Any] = []
-        for place, values, reason, detail in raws:
-            row = _converted(self.source, columns, Raw(place, values, reason, detail))
+        for raw in raws:
+            row = _converted(self.source, columns, raw)
             if len(row) == 2:
-                content = digest(["bad", values if values is not None else detail])
+                content = digest(["bad", raw.values if raw.values is not None else raw.detail])
                 if len(bad) < SHOWN:
                     bad.append(row)
             else:
                 content = digest([row[0], row[1]])
-            self._converted.add(row)
+            converted.add(row)
             contents += bytes.fromhex(content)
             groups += bytes.fromhex(digest(row[2][by])) if by is not None and len(row) == 3 else bytes(16)
             good.append(len(row) == 3)
@@ -132,17 +132,15 @@ class Reading:
         """Digest of what was read and not where from: a file that moved, or a template that renders the same prompts,
         changes nothing downstream."""
         found = hashlib.sha256(b'{"op":"source","rows":[')
-        for i, outcome in enumerate(self.outcomes()):
-            found.update((b"," if i else b"") + canonical(_content(outcome)))
+        for i, row in enumerate(self._converted):
+            if len(row) == 2:
+                content = [self._id(i), row[0]]
+            else:
+                prompt, answer, meta = row
+                content = [self._id(i), prompt, answer, SPLITS[self._splits[i]], meta]
+            found.update((b"," if i else b"") + canonical(content))
         found.update(f'],"version":{VERSION}}}'.encode("ascii"))
         return found.hexdigest()[:32]
-
-
-def _content(outcome: Outcome) -> list[Any]:
-    example = outcome.example
-    if example is None:
-        return [outcome.example_id, outcome.reason]
-    return [example.id, example.prompt, example.answer, example.split, example.meta]
 
 
 def reading_key(source: SourceSpec) -> str | None:
@@ -159,46 +157,17 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Spool:
-    """Rows on disk, in order, a thousand at a time; our own objects, in a file that has no name."""
-
-    CHUNK = 1000
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()
-        self._waiting: list[Any] = []
-
-    def __enter__(self) -> "_Spool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def add(self, row: Any) -> None:
-        self._waiting.append(row)
-        if len(self._waiting) == self.CHUNK:
-            self._write()
-
-    def _write(self) -> None:
-        self._file.seek(0, 2)
-        pickle.dump(self._waiting, self._file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._waiting = []
-
-    def __iter__(self) -> Iterator[Any]:
-        if self._waiting:
-            self._write()
-        at = 0
-        while True:
-            self._file.seek(at)
-            try:
-                chunk = pickle.load(self._file)
-            except EOFError:
-                return
-            at = self._file.tell()
-            yield from chunk
+def _spooled(raws: Iterable[Raw]) -> tuple[Spool, list[str]]:
+    """All rows, on disk, and the columns that any of them has."""
+    spool, columns = Spool(), dict[str, None]()
+    try:
+        for raw in raws:
+            columns.update(dict.fromkeys(raw.values or ()))
+            spool.add((raw.place, raw.values, raw.reason, raw.detail))
+    except BaseException:
+        spool.close()
+        raise
+    return spool, list(columns)
 
 
 def peek(source: SourceSpec, spec: Path | None = None) -> tuple[list[str] | None, list[tuple[tuple[str, ...], str]]]:

@@ -1,10 +1,8 @@
 """A spec's steps as the store sees them: what each reads, which of its rows are answered, and what depends on it."""
 
 import functools
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -17,15 +15,12 @@ from refinery import catalog, models, sources
 from refinery.errors import UserError
 from refinery.records import Example, Outcome, digest
 from refinery.sources import Reading
-from refinery.spec import SOURCE, Spec, fingerprints, model_identity, order
+from refinery.spec import Spec, fingerprints, model_identity, order
 from refinery.spec_types import marked
 from refinery.store import Store
 
-SOURCE_VERSION = sources.VERSION
 BATCH = 2000
 """Rows of one write."""
-HELD = 0.25
-"""Seconds for which others that want to read the store wait for it, at most, while a source is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,40 +68,6 @@ def source_fingerprints(spec: Spec, store: Store) -> dict[str, str]:
     """Source name to fingerprint; reads what the store has not read."""
     with readings(spec, store) as found:
         return {name: each if isinstance(each, str) else each.fingerprint() for name, each in found.items()}
-
-
-def store_sources(spec: Spec, store: Store, run_id: str) -> tuple[dict[str, str], set[str]]:
-    """As `source_fingerprints`, with all rows of all splits in the store, bad ones included, as a step that made
-    them; and which of the fingerprints the store had not."""
-    result, new = {}, set()
-    with readings(spec, store) as found:
-        for name, each in found.items():
-            fingerprint = result[name] = each if isinstance(each, str) else each.fingerprint()
-            source = spec.all_sources[name]
-            params = source.model_dump(mode="json")
-            if not isinstance(each, str) and not is_complete(store, fingerprint):
-                new.add(fingerprint)
-                store.start_step(fingerprint, run_id, name, SOURCE, SOURCE_VERSION, params, [], {})
-                _store(store, fingerprint, each.outcomes())
-                store.finish_step(fingerprint)
-            store.name_step(name, fingerprint)
-            if not isinstance(each, str) and (key := sources.reading_key(source)):
-                store.add_reading(key, fingerprint)
-    return result, new
-
-
-def _store(store: Store, fingerprint: str, outcomes: Iterable[Outcome]) -> None:
-    """A batch is read while the last is written; between two of them the file is let go of once a second."""
-    coming = batches(enumerate(outcomes))
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        batch = next(coming, None)
-        while batch:
-            until = time.monotonic() + HELD
-            with store.together():
-                while batch and time.monotonic() < until:
-                    after = reader.submit(next, coming, None)
-                    store.add_outcomes(fingerprint, batch)
-                    batch = after.result()
 
 
 def batches(rows: Iterable[tuple[int, Outcome]]) -> Iterator[list[tuple[int, Outcome]]]:

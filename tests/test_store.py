@@ -460,3 +460,13 @@ def test_meta_of_any_type_is_stored_as_text(store: Store) -> None:
     stored = store.outcomes("f")[0].example
     assert stored and stored.meta == {"path": "a/b", "big": 2**70}
     assert json.dumps(stored.meta)
+
+
+def test_another_engine_of_this_process_that_is_slow_to_let_go_is_waited_for(tmp_path):
+    store = Store(tmp_path / "s.duckdb")
+    slow = duckdb.connect()
+    slow.execute(f"ATTACH '{tmp_path}/s.duckdb' AS store")
+    with pytest.raises(duckdb.Error, match="already attached"):
+        duckdb.connect().execute(f"ATTACH '{tmp_path}/s.duckdb' AS store")
+    threading.Timer(0.3, slow.close).start()
+    assert store.query("SELECT count(*) AS n FROM runs") == [{"n": 0}]
