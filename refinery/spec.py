@@ -158,7 +158,7 @@ def load_spec(path: Path | str, overrides: Sequence[str] = (), *, files: bool = 
     its files of rows need not be there: for who reads the store alone. Raises SpecErrors with every
     mistake, and UserError where the file cannot be read.
     """
-    from refinery.spec_checks import check
+    from refinery import spec_checks, spec_stage_checks
     from refinery.spec_load import build
 
     path = Path(path)
@@ -176,7 +176,7 @@ def load_spec(path: Path | str, overrides: Sequence[str] = (), *, files: bool = 
     for keys, one in [({}, document)] if whole else matrix.documents(document):
         draft = build(one, path.stem)
         draft.files = files
-        check(draft)
+        spec_stage_checks.check(draft, spec_checks.check(draft))
         if one is not document:
             document.problems += one.problems
         found.append(Point(keys, draft.spec))

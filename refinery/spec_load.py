@@ -136,6 +136,7 @@ def _split(
     defaults: dict[str, Any],
 ) -> dict[str, Any]:
     """A step or method as written, with its own parameters validated and moved under `params`."""
+    written = _put_right(draft, written, path, kind, other, package)
     own = {key: value for key, value in written.items() if key not in (kind, other)}
     kept = {key: written[key] for key in (kind, other) if key in written}
     name = written.get(kind)
@@ -153,6 +154,37 @@ def _split(
         del own[key]
     places = {key: ("train", "defaults") for key in shared}
     return {**kept, "params": validated_params(draft, params, {**own, **shared}, path, places)}
+
+
+def _put_right(
+    draft: Draft, written: dict[str, Any], path: KeyPath, kind: str, other: str, package: str
+) -> dict[str, Any]:
+    """Where `kind` (or a step's `from`) is missing and another key stands for it, that key is reported and taken for
+    it: its word is close, or its value is what belongs there."""
+    known = catalog.names(package)
+    if kind not in written:
+        own = {other, *(field for name in known for field in catalog.module(package, name).Params.model_fields)}
+        for key, value in written.items():
+            if key not in own and isinstance(value, str) and (value in known or _close(key, kind)):
+                return _put_right(draft, _renamed(draft, written, path, key, kind), path, kind, other, package)
+    elif other == "from" and other not in written and written[kind] in known:
+        own = {kind, *catalog.module(package, written[kind]).Params.model_fields}
+        steps = {SOURCE, *draft.names("sources"), *draft.names("graph")}
+        for key, value in written.items():
+            values = value if isinstance(value, list) else [value]
+            named = bool(values) and all(isinstance(each, str) and each in steps for each in values)
+            if key not in own and (named or _close(key, other)):
+                return _renamed(draft, written, path, key, other)
+    return written
+
+
+def _close(key: Any, word: str) -> bool:
+    return str(key).lower().startswith(word) or bool(did_you_mean(str(key).lower(), [word]))
+
+
+def _renamed(draft: Draft, written: dict[str, Any], path: KeyPath, key: str, word: str) -> dict[str, Any]:
+    draft.add((*path, key), f'unknown key "{key}" (did you mean "{word}"?)', key=True)
+    return {word if each == key else each: value for each, value in written.items()}
 
 
 def validated_params(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,17 @@ fingerprint is those rows, not the name."""
 Later = Marker("later")
 """For a parameter added to an op that people have run: `Annotated[int, Later] = 0` stays out of the fingerprint while
 it has its default, so that steps that stand keep standing. Only a changed VERSION says that they do not."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+"""A name that can stand in a path and a table: letters, digits, "_", "-" and "."."""
+
+
+class Section(BaseModel):
+    """Base of every part of a spec: unknown keys are refused, defaults are checked like given values."""
+
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=(), populate_by_name=True
+    )
 
 
 class OpParams(BaseModel):

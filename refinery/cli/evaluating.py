@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from refinery.errors import UserError, did_you_mean
+from refinery.errors import UserError
 
 HEAD = """\
 # Run: refinery run {path}
@@ -49,6 +49,7 @@ def evaluate(
 ) -> None:
     """Evaluate weights trained elsewhere beside their base, and report what they gained and forgot."""
     from refinery.cli.run import going_on, run_stages
+    from refinery.models.weights import no_weights
     from refinery.spec import load_spec
 
     checkpoints = named(weights)
@@ -60,7 +61,8 @@ def evaluate(
     evaluation |= {"limit": limit} if limit else {}
     evaluation |= {"batch_size": batch_size} if batch_size else {}
     for each in itertools.chain(*checkpoints.values()):
-        _check(each)
+        if message := no_weights(each):
+            raise UserError(message)
     spec = {"name": _name(folder.name), "model": base, "checkpoints": checkpoints}
     spec |= {"evaluate": {key: value for key, value in evaluation.items() if value}}
     spec |= {"store": str(folder / "refinery.duckdb")}
@@ -88,16 +90,6 @@ def named(weights: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"{path} and {found[called][-1]} would both be called {called}: write NAME={path}")
         found.setdefault(called, []).append(path)
     return found
-
-
-def _check(weights: str) -> None:
-    """UserError where it is no folder and cannot be ORG/NAME of the hub, before anything is written."""
-    path = Path(weights).expanduser()
-    local = weights.startswith((".", "/", "~")) or weights.count("/") != 1
-    if weights != "lab" and local and not path.is_dir():
-        beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, beside)
-        raise UserError(f"there is no folder {weights}{hint}; weights are a folder or ORG/NAME of the hub")
 
 
 def _name(text: str) -> str:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from refinery.errors import UserError
+from refinery.errors import UserError, did_you_mean
 from refinery.records import digest
 
 SHAPING = (
@@ -61,6 +61,18 @@ def folder(model: str, revision: str | None = None, *, fetch: bool = False) -> P
         return None
     except (HfHubHTTPError, ValueError) as error:
         raise UserError(f"model {model}: {str(error).strip().splitlines()[0]}") from error
+
+
+def no_weights(weights: str) -> str | None:
+    """What to say of weights trained elsewhere that are no folder and cannot be ORG/NAME of the hub; None where they
+    may be one. Looks for the folder alone, so that a mistake is found before anything is asked of the hub."""
+    path = Path(weights).expanduser()
+    local = weights.startswith((".", "/", "~")) or weights.count("/") != 1
+    if weights == "lab" or not local or path.is_dir():
+        return None
+    beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, beside)
+    return f"there is no folder {weights}{hint}; weights are a folder or ORG/NAME of the hub"
 
 
 def adapter_folder(adapter: str) -> Path:
