@@ -10,7 +10,6 @@ Texts that are empty, cut off, too short, or near to one that is there already a
 code, which answers all instances and then picks, only the picked ones are answered.
 """
 
-import bisect
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,15 +19,15 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from refinery.choosing import in_proportion, uniform
+from refinery.clustering import by_clusters
 from refinery.context import Context
 from refinery.errors import RowError, UserError
 from refinery.models.base import Reply
-from refinery.neighbours import SLACK, faiss
+from refinery.neighbours import SLACK
+from refinery.question_writers import Magpie, Rehearsal
 from refinery.records import Example, Outcome
 from refinery.spec_types import EncoderName, ModelName, Template
 from refinery.tableops import Table, TableParams, created, derived_id, dropped, kept
-from refinery.templates import render
 
 VERSION = 1
 VARIABLES = ("demonstrations",)
@@ -122,7 +121,7 @@ async def apply_all(tables: Sequence[Table], params: Params, ctx: Context) -> It
         raise UserError("synthesize: rehearsal needs rows to show")
     search = await _start(table, params, ctx)
     limit = params.max_tries or 4 * params.n
-    writer = _Magpie(params, ctx) if params.kind == "magpie" else _Rehearsal(list(table), params, ctx)
+    writer = _writer(table, params, ctx)
     made: list[tuple[_Question, str, dict[str, Any]]] = []
     asked = 0
     while len(made) < params.n and search.transient is None:
@@ -139,6 +138,14 @@ async def apply_all(tables: Sequence[Table], params: Params, ctx: Context) -> It
         refused = ", ".join(f"{reason} {count}" for reason, count in search.refused.most_common())
         raise UserError(f"synthesize: none of {search.tries} tries gave a usable row ({refused or 'no reply'})")
     return _outcomes(table, made, search, params)
+
+
+def _writer(table: Table, params: Params, ctx: Context) -> Magpie | Rehearsal:
+    sampling = {name: getattr(params, name) for name in ("temperature", "top_p", "top_k")}
+    sampling |= {"max_tokens": params.question_tokens}
+    if params.kind == "magpie":
+        return Magpie(ctx, params.model, sampling)
+    return Rehearsal(ctx, params.model, {**sampling, "stop": params.stop}, list(table), params.shots, params.prompt)
 
 
 def _outcomes(
@@ -181,7 +188,9 @@ async def _start(table: Table, params: Params, ctx: Context) -> _Search:
     return search
 
 
-async def _gather(writer: Any, search: _Search, wanted: int, limit: int, params: Params, ctx: Context) -> None:
+async def _gather(
+    writer: Magpie | Rehearsal, search: _Search, wanted: int, limit: int, params: Params, ctx: Context
+) -> None:
     """Try until there are `wanted` questions, or no tries left. Questions are looked at in the order of their tries, so
     that the same replies give the same rows."""
     while len(search.questions) < wanted and search.tries < limit and search.transient is None:
@@ -239,104 +248,18 @@ def _normal(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-@dataclass(frozen=True, slots=True)
-class _Magpie:
-    params: Params
-    ctx: Context
-
-    async def write(self, attempt: int) -> Reply:
-        params = self.params
-        return await self.ctx.complete(
-            params.model,
-            await self.ctx.user_slot(params.model),
-            sample=attempt,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            top_k=params.top_k,
-            max_tokens=params.question_tokens,
-        )
-
-    def parents(self, attempt: int) -> tuple[str, ...]:
-        return ()
-
-
-class _Rehearsal:
-    """Shows rows in changing pairs and orders: a try's numbers fall between the rows' own, and the next row above is
-    shown, so that rows added later change few prompts."""
-
-    def __init__(self, rows: list[Example], params: Params, ctx: Context):
-        self.params, self.ctx = params, ctx
-        self.rows = sorted(rows, key=lambda row: uniform(ctx.seed, row.id))
-        self.places = [uniform(ctx.seed, row.id) for row in self.rows]
-
-    def shown(self, attempt: int) -> list[Example]:
-        found: dict[str, Example] = {}
-        for number in itertools.count():
-            if len(found) == min(self.params.shots, len(self.rows)):
-                return list(found.values())
-            place = bisect.bisect(self.places, uniform(self.ctx.seed, f"{attempt}/{number}")) % len(self.rows)
-            found.setdefault(self.rows[place].id, self.rows[place])
-        raise AssertionError
-
-    async def write(self, attempt: int) -> Reply:
-        params = self.params
-        prompt = render(params.prompt, {"demonstrations": [row.fields() for row in self.shown(attempt)]})
-        return await self.ctx.complete(
-            params.model,
-            prompt,
-            sample=attempt,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            top_k=params.top_k,
-            max_tokens=params.question_tokens,
-            stop=params.stop,
-        )
-
-    def parents(self, attempt: int) -> tuple[str, ...]:
-        return tuple(row.id for row in self.shown(attempt))
-
-
 # -- which of them, and their answers ---------------------------------------------------------------------------------
 
 
 def _pick(questions: list[_Question], params: Params, seed: int) -> list[tuple[_Question, dict[str, Any]]]:
-    """The questions, the first to take first: as they came (magpie), or so that any first part of them has clusters in
-    proportion, each nearest to its centre first (rehearsal)."""
+    """The questions, the first to take first: as they came (magpie), or by clusters (rehearsal)."""
     if params.kind == "magpie" or not questions:
         return [(question, {}) for question in questions]
     if any(question.vector is None for question in questions):
         raise UserError("synthesize: rehearsal clusters embeddings, so min_cosine cannot be null")
     vectors = np.stack([np.asarray(question.vector, dtype=np.float32) for question in questions])
-    clusters, distances = cluster(vectors, params.clusters, seed)
-    members: dict[int, list[int]] = {}
-    for place in np.argsort(distances, kind="stable").tolist():
-        members.setdefault(int(clusters[place]), []).append(place)
-    turns = [((rank + 0.5) / len(places), each, place) for each, places in members.items() for rank, place in
-             enumerate(places)]  # fmt: skip
-    taken = in_proportion(params.n, {each: len(places) for each, places in members.items()})
-    first = {place for each, places in members.items() for place in places[: taken[each]]}
-    order = sorted(turns, key=lambda turn: (turn[2] not in first, turn))
-    return [
-        (questions[place], {"cluster": each, "distance": round(float(distances[place]), 6)}) for _, each, place in order
-    ]
-
-
-def cluster(vectors: np.ndarray, clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(cluster of each row, distance to its centre) by k-means, for (n, d) float32 `vectors`."""
-    library = faiss()
-    count = min(clusters, len(vectors))
-    kmeans = library.Kmeans(
-        vectors.shape[1],
-        count,
-        niter=25,
-        nredo=3,
-        seed=seed + 1,
-        min_points_per_centroid=1,
-        max_points_per_centroid=10**6,
-    )
-    kmeans.train(vectors)
-    squares, found = kmeans.index.search(vectors, 1)
-    return found[:, 0], np.sqrt(np.maximum(squares[:, 0], 0))
+    order = by_clusters(vectors, params.clusters, params.n, seed)
+    return [(questions[place], {"cluster": each, "distance": round(far, 6)}) for place, each, far in order]
 
 
 async def _answer(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
+from refinery.clustering import cluster
 from refinery.errors import RowError, UserError
 from refinery.models.base import Reply
 from refinery.ops import synthesize
@@ -172,7 +173,7 @@ def blobs(sizes, seed=0):
 
 def test_clusters_are_those_of_scikit_learn():
     vectors, _ = blobs([60, 30, 10, 20])
-    found, distances = synthesize.cluster(vectors, 4, 0)
+    found, distances = cluster(vectors, 4, 0)
     other = KMeans(4, n_init=5, random_state=0).fit(vectors)
     pairs = Counter(zip(found.tolist(), other.labels_.tolist(), strict=True))
     assert sorted(pairs.values()) == [10, 20, 30, 60]
