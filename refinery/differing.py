@@ -1,12 +1,15 @@
 """What differs between two specs, and what that makes run again. Asks no model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import unified_diff
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from refinery import models
-from refinery.spec import Spec, fingerprints, order
+from refinery import catalog, models
+from refinery.rows import Row
+from refinery.spec import Spec, StepSpec, fingerprints, model_identity, order
 from refinery.spec_types import marked
 
 
@@ -36,7 +39,7 @@ class Effect:
     name: str
     what: Literal["stands", "runs", "is gone"]
     how: Literal["", "directly", "indirectly"]
-    """A step that runs, directly: by its own op, parameters, models or the seed; indirectly: by what it reads alone."""
+    """A step that runs, directly: by its own op, parameters, models, `from` or the seed; indirectly: by what those are."""
     why: list[str] = field(default_factory=list)
 
 
@@ -68,30 +71,57 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> list[
     return found
 
 
-def difference(old: Spec, new: Spec, old_prints: Mapping[str, str], new_sources: Mapping[str, str]) -> Difference:
-    """`old_prints`: fingerprint of every step and source of the old spec; `new_sources`: of the new spec's sources."""
-    new_prints = {**new_sources, **fingerprints(new, models.identity, dict(new_sources))}
-    steps = [*(_source(name, old_prints, new_prints) for name in new_sources)]
-    steps += [_step(name, old, new, old_prints, new_prints) for name in order(new)]
+def difference(
+    old: Spec,
+    new: Spec,
+    old_prints: Mapping[str, str],
+    new_sources: Mapping[str, str],
+    stored: Mapping[str, Row] = MappingProxyType({}),
+) -> Difference:
+    """`old_prints`: fingerprint of every step and source of the old spec; `new_sources`: of the new spec's sources;
+    `stored`: where the old spec is one that ran, its steps by name as the store has them."""
+    sides = _Sides(old, new, old_prints, prints(new, new_sources), stored)
+    steps = [*(_source(name, sides) for name in new_sources)]
+    steps += [_step(name, sides) for name in order(new)]
     steps += [Effect(name, "is gone", "") for name in old.graph if name not in new.graph]
-    return Difference(changes(old, new), steps, _methods(old, new, old_prints, new_prints))
+    return Difference(changes(old, new), steps, _methods(sides))
 
 
 def prints(spec: Spec, sources: Mapping[str, str]) -> dict[str, str]:
     return {**sources, **fingerprints(spec, models.identity, dict(sources))}
 
 
-def _source(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> Effect:
-    if new[name] in old.values():
-        return Effect(name, "stands", "")
-    return Effect(name, "runs", "directly", ["its rows changed" if name in old else "new"])
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Both specs, and the fingerprints of their steps and sources."""
+
+    old: Spec
+    new: Spec
+    old_prints: Mapping[str, str]
+    new_prints: Mapping[str, str]
+    stored: Mapping[str, Row]
+
+    def same(self, before: str, after: str) -> bool:
+        """Whether the old spec's step or source of one name is the new one's of the other."""
+        return self.old_prints.get(before) == self.new_prints[after]
 
 
-def _step(name: str, old: Spec, new: Spec, old_prints: Mapping[str, str], new_prints: Mapping[str, str]) -> Effect:
-    if new_prints[name] in old_prints.values():
-        former = next(each for each, found in old_prints.items() if found == new_prints[name])
-        same = old_prints.get(name) == new_prints[name]
-        return Effect(name, "stands", "", [] if same else [f"as {former}, under another name"])
+def _source(name: str, sides: _Sides) -> Effect:
+    if sides.new_prints[name] in sides.old_prints.values():
+        same = sides.same(name, name)
+        return Effect(name, "stands", "", [] if same else [f"as {_former(name, sides)}, under another name"])
+    return Effect(name, "runs", "directly", ["its rows changed" if name in sides.old_prints else "new"])
+
+
+def _former(name: str, sides: _Sides) -> str:
+    return next(each for each, found in sides.old_prints.items() if found == sides.new_prints[name])
+
+
+def _step(name: str, sides: _Sides) -> Effect:
+    old, new = sides.old, sides.new
+    if sides.new_prints[name] in sides.old_prints.values():
+        same = sides.same(name, name)
+        return Effect(name, "stands", "", [] if same else [f"as {_former(name, sides)}, under another name"])
     if name not in old.graph:
         return Effect(name, "runs", "directly", ["new"])
     before, after = old.graph[name], new.graph[name]
@@ -103,42 +133,79 @@ def _step(name: str, old: Spec, new: Spec, old_prints: Mapping[str, str], new_pr
         if model in old.models and _asked(old, model) != _asked(new, model):
             why.append(f"model {model}")
     why += ["seed"] if old.seed != new.seed else []
+    if not _same_reads(before.upstream, after.upstream, sides):
+        why.append(f"from: {', '.join(before.upstream)} -> {', '.join(after.upstream)}")
     if why:
         return Effect(name, "runs", "directly", list(dict.fromkeys(why)))
-    reads = [up for up in after.upstream if new_prints[up] not in old_prints.values()]
-    reads = reads or [up for up in after.upstream if up not in before.upstream]
-    if not reads:
-        return Effect(name, "runs", "directly", [f"a new version of {after.op}"])
-    return Effect(name, "runs", "indirectly", [f"reads {', '.join(reads)}"])
+    if reads := [up for up in after.upstream if not sides.same(up, up)]:
+        return Effect(name, "runs", "indirectly", [f"reads {', '.join(reads)}"])
+    if trained := list(_trained_on_others(after, sides)):
+        return Effect(name, "runs", "indirectly", trained)
+    return Effect(name, "runs", "directly", _unwritten(name, sides))
+
+
+def _same_reads(before: Sequence[str], after: Sequence[str], sides: _Sides) -> bool:
+    """Whether `from` names the same steps in the same order, renamed ones taken for what they were."""
+    pairs = list(zip(before, after, strict=False))
+    return len(before) == len(after) and all(then == now or sides.same(then, now) for then, now in pairs)
+
+
+def _trained_on_others(step: StepSpec, sides: _Sides) -> Iterator[str]:
+    """The rewriters that it asks, of which the rows they learn from changed."""
+    for _, model in marked(step.params, "model"):
+        rewriter = sides.new.rewriters.get(sides.new.models[model].from_ or "")
+        if rewriter is not None and not sides.same(rewriter.data, rewriter.data):
+            yield f"model {model} learns from {rewriter.data}"
+
+
+def _unwritten(name: str, sides: _Sides) -> list[str]:
+    """What a step is made of besides what specs say, against the step that the store has."""
+    step, row = sides.new.graph[name], sides.stored.get(name)
+    found = []
+    if row is not None:
+        version = catalog.module(catalog.OPS, step.op).VERSION
+        found += [f"{step.op} version {row['version']} -> {version}"] if row["version"] != version else []
+        for _, model in marked(step.params, "model"):
+            identity = model_identity(sides.new, model, models.identity, sides.new_prints)
+            found += [f"weights of model {model}"] if row["models"].get(model, identity) != identity else []
+    folders = [encoder for _, encoder in marked(step.params, "encoder") if Path(encoder).is_dir()]
+    return found or [f"encoder {each}" for each in folders] or [f"a new version of {step.op}"]
 
 
 def _asked(spec: Spec, name: str) -> list[Any]:
-    """What a model is, and where a rewriter trains it how."""
+    """What a model is, and where a rewriter trains it how and from which weights."""
     model = spec.models[name]
     rewriter = spec.rewriters.get(model.from_ or "")
-    return [models.identity(model), rewriter and rewriter.model_dump(mode="json")]
+    trained = rewriter and [rewriter.model_dump(mode="json"), spec.model, spec.revision]
+    return [models.identity(model), trained]
 
 
-def _methods(old: Spec, new: Spec, old_prints: Mapping[str, str], new_prints: Mapping[str, str]) -> list[Effect]:
+def _methods(sides: _Sides) -> list[Effect]:
     """Which methods train again: their rows or settings differ. Rows may turn out equal when they are made anew; then
     the training stands all the same."""
-    before = old.train.methods if old.train else {}
+    old, new = sides.old.train, sides.new.train
+    before = old.methods if old else {}
     found = []
-    for name, method in (new.train.methods if new.train else {}).items():
-        if name not in before:
+    for name, method in (new.methods if new else {}).items():
+        if name not in before or old is None or new is None:
             found.append(Effect(name, "runs", "directly", ["new"]))
             continue
         settings = _changes(before[name].model_dump(mode="json"), method.model_dump(mode="json"), "")
-        why = [change.key.removeprefix("params.") for change in settings]
-        why += [key for key in ("model", "revision") if getattr(old, key) != getattr(new, key)]
-        if old.train and new.train and (old.train.tune, old.train.select) != (new.train.tune, new.train.select):
-            why.append("tune")
-        if old.train and new.train and (more := [s for s in new.train.seeds if s not in old.train.seeds]):
+        renamed = sides.same(before[name].data, method.data)
+        why = [each.key.removeprefix("params.") for each in settings if each.key != "data"]
+        if before[name].data != method.data and not renamed:
+            why.append(f"data: {before[name].data} -> {method.data}")
+        why += [key for key in ("model", "revision") if getattr(sides.old, key) != getattr(sides.new, key)]
+        why += ["tune"] if (old.tune, old.select) != (new.tune, new.select) else []
+        why += ["stages"] if old.stages != new.stages else []
+        if more := [seed for seed in new.seeds if seed not in old.seeds]:
             why.append(f"seeds {', '.join(map(str, more))}")
+        reads = [stage.data for stage in new.stages] or [method.data]
+        reads = [each for each in reads if sides.new_prints[each] not in sides.old_prints.values()]
         if why:
             found.append(Effect(name, "runs", "directly", why))
-        elif new_prints[method.data] != old_prints.get(method.data):
-            found.append(Effect(name, "runs", "indirectly", [f"reads {method.data}"]))
+        elif reads:
+            found.append(Effect(name, "runs", "indirectly", [f"reads {', '.join(dict.fromkeys(reads))}"]))
         else:
             found.append(Effect(name, "stands", ""))
-    return found + [Effect(name, "is gone", "") for name in before if not new.train or name not in new.train.methods]
+    return found + [Effect(name, "is gone", "") for name in before if not new or name not in new.methods]

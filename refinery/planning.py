@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from refinery.dryrun import DryRun, Guess
+from refinery.reasons import why_source, why_step
 from refinery.rewriters import located
 from refinery.spec import SOURCE, Spec
 from refinery.steps import (
@@ -20,14 +21,9 @@ from refinery.steps import (
     lost,
     not_done,
     readings,
-    recorded,
     resolve,
-    tally,
 )
-from refinery.store import Row, Store
-
-SHORT = 24
-"""Characters to which a changed value is cut where it is named."""
+from refinery.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,7 @@ def plan(spec: Spec, store: Store) -> list[StepPlan]:
                 plans[name] = StepPlan(name, SOURCE, [], known[name], "stands", [], 0)
             else:
                 assert not isinstance(each, str)
-                why = _why_source(name, spec, store)
+                why = why_source(name, spec, store)
                 plans[name] = StepPlan(name, SOURCE, [], known[name], "runs", why, each.rows)
                 dry.add_source(known[name], each)
         for step in resolve(spec, known):
@@ -75,7 +71,7 @@ def plan(spec: Spec, store: Store) -> list[StepPlan]:
                     step.name, step.op, step.upstream, step.fingerprint, "stands", [], 0, notes=notes
                 )
             else:
-                plans[step.name] = _runs(step, _why(step, store, running), dry.run(step), notes)
+                plans[step.name] = _runs(step, why_step(step, store, running), dry.run(step), notes)
             known[step.name] = step.fingerprint
     return list(plans.values())
 
@@ -112,54 +108,3 @@ def _notes(step: Step, spec: Spec, known: Mapping[str, str]) -> list[str]:
             state = "trained first" if waits else f"checkpoint {Path(models[name].model).name[:12]}"
             found.append(f"{name}: {one.method} on {one.data}, {state}")
     return found
-
-
-# --- why
-
-
-def _why_source(name: str, spec: Spec, store: Store) -> list[str]:
-    last = store.last_step(name)
-    if last is None:
-        return ["new"]
-    return _changed_keys(last["params"], spec.all_sources[name].model_dump(mode="json")) or ["its rows changed"]
-
-
-def _why(step: Step, store: Store, running: list[str]) -> list[str]:
-    """Against the last step of that name, whatever it was made of."""
-    same = store.step(step.fingerprint)
-    if same is not None:
-        known = tally(store, step.fingerprint)
-        if known.transient:
-            return [f"{known.transient} rows to retry"]
-        if same["status"] == "complete":
-            if files := lost(step):
-                return files
-            return [f"upstream {', '.join(running or step.upstream)} runs"]
-        return [f"interrupted: {known.rows} rows are done" if known.rows else "interrupted"]
-    last = store.last_step(step.name)
-    if last is None:
-        return ["new"]
-    why = [f"op: {last['op']} -> {step.op}"] if last["op"] != step.op else []
-    if not why and last["version"] != step.module.VERSION:
-        why = [f"{step.op} version {last['version']} -> {step.module.VERSION}"]
-    why += _changed_keys(last["params"], recorded(step)) if last["op"] == step.op else []
-    why += [
-        f"model {name} changed"
-        for name, identity in step.models.items()
-        if last["models"].get(name, identity) != identity
-    ]
-    why += [f"upstream {', '.join(step.upstream)} changed"] if list(last["upstream"]) != step.reads else []
-    return why or ["seed changed"]
-
-
-def _changed_keys(old: Row, new: Row) -> list[str]:
-    return [
-        f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}"
-        for key in dict.fromkeys([*new, *old])
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else " ".join(str(value).split())
-    return text if len(text) <= SHORT else text[: SHORT - 3] + "..."

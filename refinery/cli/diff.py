@@ -17,6 +17,7 @@ from refinery.cli.run import OVERRIDE
 from refinery.differing import Change, Difference, Effect, difference, prints
 from refinery.errors import UserError
 from refinery.problems import SpecErrors
+from refinery.rows import Row
 from refinery.spec import Spec, load_spec
 from refinery.steps import source_fingerprints, stands
 from refinery.store import Store
@@ -29,16 +30,18 @@ def show_diff(old_path: Path, new_path: Path | None, as_json: bool) -> None:
     """Asks no model; a source that its store has not read is read."""
     new = load_spec(new_path or old_path)
     if new_path is None:
-        old, old_prints, unfinished = _last_run(new, old_path)
+        old, stored = _last_run(new, old_path)
+        old_prints = {name: row["fingerprint"] for name, row in stored.items()}
+        unfinished = [name for name, row in stored.items() if row["status"] != "complete"]
         title = f"{old_path} against the last run"
     else:
-        old, unfinished = load_spec(old_path), []
+        old, stored, unfinished = load_spec(old_path), {}, []
         with _store(old) as store:
             old_prints = prints(old, source_fingerprints(old, store))
         title = f"{old_path} -> {new_path}"
     with _store(new) as store:
         sources = source_fingerprints(new, store)
-        found = difference(old, new, old_prints, sources)
+        found = difference(old, new, old_prints, sources, stored)
         made = {n for n, fingerprint in prints(new, sources).items() if new_path is None and stands(store, fingerprint)}
     found = replace(found, steps=[_as_stored(each, made, unfinished) for each in found.steps])
     if as_json:
@@ -62,8 +65,8 @@ def _store(spec: Spec) -> Iterator[Store]:
         yield Store(spec.store_path if spec.store_path.exists() else Path(empty) / "empty.duckdb")
 
 
-def _last_run(spec: Spec, path: Path) -> tuple[Spec, dict[str, str], list[str]]:
-    """The spec of the newest run, the fingerprints that its steps have in the store, and which are not complete."""
+def _last_run(spec: Spec, path: Path) -> tuple[Spec, dict[str, Row]]:
+    """The spec of the newest run, and its steps by name as the store has them."""
     store = Store(spec.store_path, read_only=True)
     run = next(iter(store.query("SELECT spec FROM runs WHERE name = ? ORDER BY started_at DESC", [spec.name])), None)
     if run is None:
@@ -77,9 +80,7 @@ def _last_run(spec: Spec, path: Path) -> tuple[Spec, dict[str, str], list[str]]:
             old = load_spec(copy, overrides)
         except SpecErrors as error:
             raise UserError(f"the spec of the last run cannot be read any more: {error.problems[0].message}") from error
-    steps = looking.latest(store)
-    unfinished = [step["name"] for step in steps if step["status"] != "complete"]
-    return old, {step["name"]: step["fingerprint"] for step in steps}, unfinished
+    return old, {step["name"]: step for step in looking.latest(store)}
 
 
 def _print(found: Difference, title: str) -> None:
