@@ -39,7 +39,7 @@ class Effect:
     name: str
     what: Literal["stands", "runs", "is gone"]
     how: Literal["", "directly", "indirectly"]
-    """A step that runs, directly: by its own op, parameters, models, `from` or the seed; indirectly: by what those are."""
+    """A step that runs, directly: by its own op, parameters, models, `from` or seed; indirectly: by what those are."""
     why: list[str] = field(default_factory=list)
 
 

@@ -40,6 +40,10 @@ class Guess:
     more: int = 0
     """Requests that may follow, at most."""
     answered: int = 0
+    stops: str = ""
+    """What the run will stop at here, as it would say it."""
+    stops_if: str = ""
+    """The condition that this hangs on; empty where it is sure."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,8 @@ class DryRun:
         """Step fingerprint to rows whose outcome is not known."""
         self._lost: dict[str, int] = {}
         """Fingerprint of a step that is unknown as a whole to the rows that it may hand on."""
+        self._unbounded: set[str] = set()
+        """Those of them that may hand on more: table steps make rows."""
 
     def add_source(self, fingerprint: str, reading: Reading) -> None:
         """A source that the store does not have."""
@@ -94,11 +100,26 @@ class DryRun:
         return asyncio.run(self._table(step) if step.is_table else self._rows(step))
 
     def _lose(self, step: Step) -> Guess:
-        rows = sum(
-            self._lost[reads] if reads in self._lost else handed_on(self._place(reads), [reads]) for reads in step.reads
-        )
-        self._lost[step.fingerprint] = rows
-        return Guess(rows, more=_in_all(step, rows))
+        most = [self._most(reads) for reads in step.reads]
+        self._lost[step.fingerprint] = rows = sum(most)
+        if step.is_table or self._unbounded & set(step.reads):
+            self._unbounded.add(step.fingerprint)
+        stops, condition = self._shortfall(step, most)
+        return Guess(rows, more=_in_all(step, rows), stops=stops, stops_if=condition)
+
+    def _most(self, fingerprint: str) -> int:
+        """Rows that the step hands on, at most."""
+        lost = self._lost.get(fingerprint)
+        return handed_on(self._place(fingerprint), [fingerprint]) if lost is None else lost
+
+    def _shortfall(self, step: Step, most: list[int]) -> tuple[str, str]:
+        """(message, its condition): what an op says to so many rows (its `shortfall`). Of the steps it draws from there
+        may be fewer, which does not help; of its first step too, which may."""
+        if not hasattr(step.module, "shortfall") or self._unbounded & set(step.reads):
+            return "", ""
+        said, first = step.module.shortfall(step.upstream, most, step.params), step.reads[0]
+        sure = not said or (first not in self._lost and not self._unknown.get(first))
+        return said, "" if sure else f"all {most[0]:,} rows of {step.upstream[0]} come through"
 
     def _place(self, fingerprint: str) -> Store:
         return self.copy if fingerprint in self._here else self.store
@@ -167,7 +188,10 @@ class DryRun:
         token = _row.set(state)
         try:
             await run_table(without_writing(step), self.copy, RUN, ctx, lambda _: None)
-        except (RowError, UserError):
+        except RowError:
+            state.blind = True
+        except UserError as error:
+            guess.stops = "" if state.missing or state.blind else str(error)
             state.blind = True
         finally:
             _row.reset(token)
@@ -175,6 +199,7 @@ class DryRun:
         guess.answered, guess.at_least = state.found, len(state.missing)
         if state.missing or state.blind:
             self._lost[step.fingerprint] = guess.rows
+            self._unbounded.add(step.fingerprint)
             guess.more = max(0, _in_all(step, guess.rows) - guess.answered - guess.at_least)
         self._here.add(step.fingerprint)
         return guess

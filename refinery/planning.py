@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from refinery.advice import step_notes
 from refinery.dryrun import DryRun, Guess
 from refinery.reasons import why_source, why_step
 from refinery.rewriters import located
@@ -46,6 +47,16 @@ class StepPlan:
     answered: int = 0
     """Requests of these rows that the store answers."""
     notes: list[str] = field(default_factory=list)
+    stops: str = ""
+    """What the run will stop at here, as it would say it."""
+    stops_if: str = ""
+    """The condition that this hangs on; empty where it is sure."""
+
+
+def stop_words(step: StepPlan) -> str:
+    """ "the run will stop here: ...", or on which condition."""
+    may = f"may stop here, if {step.stops_if}" if step.stops_if else "will stop here"
+    return f"the run {may}: {step.stops}"
 
 
 def plan(spec: Spec, store: Store) -> list[StepPlan]:
@@ -94,12 +105,14 @@ def _runs(step: Step, why: list[str], guess: Guess, notes: list[str]) -> StepPla
         guess.at_least,
         guess.answered,
         notes,
+        guess.stops,
+        guess.stops_if,
     )
 
 
 def _notes(step: Step, spec: Spec, known: Mapping[str, str]) -> list[str]:
     """What the op has to say, and which rewriters the step asks: trained ones by their checkpoint."""
-    found = list(step.module.notes(step.params)) if hasattr(step.module, "notes") else []
+    found = step_notes(spec, step.name)
     models = located(spec, known)
     for name in step.models:
         if (rewriter := spec.models[name].from_) is not None:

@@ -31,6 +31,7 @@ class Longest:
     """The longest prompt that one model would get."""
 
     step: str
+    op: str
     text: str
     turns: int
     max_tokens: int
@@ -88,7 +89,7 @@ def _longest_rows(examples: Iterator[Example | None]) -> tuple[int, list[Example
 
 
 async def _try(step: Any, rows: list[Example], ctx: Context, notes: "_Notes") -> None:
-    notes.step = step.name
+    notes.step, notes.op = step.name, step.op
     for example in rows:
         try:
             await step.module.apply(example, step.params, ctx)
@@ -100,7 +101,7 @@ class _Notes:
     """A Provider whose one model notes the longest prompt by name, and answers with what reads as a middling grade."""
 
     def __init__(self) -> None:
-        self.step = ""
+        self.step = self.op = ""
         self.longest: dict[str, Longest] = {}
 
     async def model(self, name: str) -> Any:
@@ -116,7 +117,7 @@ class _Notes:
         text = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
         turns = 1 if isinstance(prompt, str) else len(prompt)
         if name not in self.longest or len(text) > len(self.longest[name].text):
-            self.longest[name] = Longest(self.step, text, turns, max_tokens)
+            self.longest[name] = Longest(self.step, self.op, text, turns, max_tokens)
 
 
 @dataclass(slots=True)

@@ -232,6 +232,7 @@ def test_an_encoder_that_changed_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("enc").mkdir()
     Path("enc/config.json").write_text("{}")
+    Path("enc/model.safetensors").write_text("")
     text = """
 source: {lab: clinic, limit: 20}
 graph: {close: {op: semantic_filter, from: source, encoder: enc}}

@@ -91,13 +91,17 @@ def _list_starters(out: Console, folder: Path, starters: list[str]) -> None:
 
 @app.command()
 def validate(spec: SpecPath, set_: Overrides = []) -> None:  # noqa: B006
-    """Check a spec: every mistake at once, with file, line and column."""
+    """Check a spec: every mistake at once, with file, line and column; then what its operations have to say."""
+    from refinery.advice import step_notes
     from refinery.spec import load_spec
 
     loaded = load_spec(spec, set_)
     methods = len(loaded.train.methods) if loaded.train else 0
     points = f", {len(loaded.points)} points of a matrix" if loaded.matrix else ""
     typer.echo(f"{spec}: valid ({len(loaded.graph)} steps, {methods} methods{points})")
+    for name, step in loaded.graph.items():
+        for note in step_notes(loaded, name):
+            typer.echo(f"note: {name} ({step.op}): {note}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from refinery.cli.printing import add, console, number, print_json, table, tokens
 from refinery.estimates import Estimate, estimate
-from refinery.planning import StepPlan, plan
+from refinery.planning import StepPlan, plan, stop_words
 from refinery.spec import SOURCE, Spec
 from refinery.store import Store
 
@@ -91,6 +91,8 @@ def _why(out: Console, steps: Sequence[StepPlan]) -> None:
         if words := [*step.why, *step.notes]:
             reads = f" (from {', '.join(step.upstream)})" if step.upstream else ""
             out.print(Text.assemble((step.name, "bold"), f"{reads}: {'; '.join(words)}"))
+        if step.stops:
+            out.print(Text.assemble((step.name, "bold"), ": ", (stop_words(step), "red")))
 
 
 def between(low: int, high: int) -> str:

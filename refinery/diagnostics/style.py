@@ -7,14 +7,14 @@ import numpy as np
 from refinery.diagnostics._numbers import Meanings, Row, side_rows
 from refinery.diagnostics._pairs import Pairs
 
-VERSION = 1
+VERSION = 2
 NEEDS, USES, LIBRARIES = (), (), ()
 
 LIMIT = 10_000
 """Pairs read at most: a share is then known to within one point."""
 
 MARKERS = {
-    "headings": re.compile(r"^#{1,6} \S", re.MULTILINE),
+    "headings": re.compile(r"^#{1,6} [^\n]*?[^\W\d_]", re.MULTILINE),  # words: "#### 42" ends a solution
     "bold": re.compile(r"\*\*(?=\S)[^*\n]+(?<=\S)\*\*"),
     "bullets": re.compile(r"^[ \t]*[-*•] +\S", re.MULTILINE),
     "numbered": re.compile(r"^[ \t]*\d{1,2}[.)] +\S", re.MULTILINE),

@@ -95,6 +95,11 @@ def requests(params: Params) -> int:
     return int(params.kind == "judge")
 
 
+def checks(params: Params) -> bool:
+    """Whether a wrong answer does not pass the step."""
+    return True
+
+
 def notes(params: Params) -> list[str]:
     if params.kind == "judge":
         return [f"{params.model} is asked once for each candidate; the plan counts one candidate a row"]

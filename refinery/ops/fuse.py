@@ -301,3 +301,11 @@ def notes(params: Params) -> list[str]:
     if len(models) == 1:
         return [f"one model judge ({models.pop()}); the paper's fusion has several"]
     return []
+
+
+def unchecked(params: Params) -> list[str]:
+    """What to say where no later step checks the answers."""
+    judged = params.rule == "rounds" or (params.rule == "pick" and params.by == "judge")
+    if not judged or params.min_score is not None:
+        return []
+    return ["a text that its judges give 0 may be taken: set min_score, or put a check_answer behind it"]

@@ -162,6 +162,11 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def checks(params: Params) -> bool:
+    """Whether a wrong answer does not pass the step."""
+    return params.min_score is not None
+
+
 def requests(params: Params) -> int:
     """Requests for each row, at most: every judge on every candidate that is looked at."""
     return params.most * len(params.judges)

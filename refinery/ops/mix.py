@@ -101,33 +101,57 @@ def _wanted(name: str, params: Params) -> float | None:
     return params.share.get(name, 0.0) if isinstance(params.share, dict) else None
 
 
+def shortfall(names: Sequence[str], rows: Sequence[int], params: Params) -> str:
+    """Where a step has too few rows for its share: what a run would stop with, given how many rows the steps of these
+    names hand on, the first and those drawn from. Empty where there are enough, or where rows do not tell."""
+    if params.unit != "rows" or params.share is None:
+        return ""
+    totals = [float(each) for each in rows]
+    _, targets = _targets(list(names), totals, params)
+    pairs = zip(names[1:], totals[1:], targets, strict=True)
+    return next((said for name, available, target in pairs if (said := _too_few(name, available, target, params))), "")
+
+
 def _draw(
     tables: Sequence[Table], sizes: list[dict[str, float]], params: Params, seed: int
 ) -> tuple[float | None, list[dict[str, int]]]:
     """(the share for all together, how often each row of each table is taken)."""
     if params.share is None:
         return None, [dict.fromkeys(each, 1) for each in sizes]
-    first = sum(sizes[0].values())
+    names = [table.name for table in tables]
+    together, targets = _targets(names, [sum(each.values()) for each in sizes], params)
+    counts = [dict.fromkeys(sizes[0], 1)]
+    for name, each, target in zip(names[1:], sizes[1:], targets, strict=True):
+        counts.append(_take(name, each, target, params, seed))
+    return together, counts
+
+
+def _targets(names: Sequence[str], totals: Sequence[float], params: Params) -> tuple[float, list[float]]:
+    """(the share for all together, how much is wanted of each step but the first), given how much each has."""
     if isinstance(params.share, dict):
         together = sum(params.share.values())
-        targets = [first / (1 - together) * (_wanted(table.name, params) or 0.0) for table in tables[1:]]
+        targets = [totals[0] / (1 - together) * (_wanted(name, params) or 0.0) for name in names[1:]]
     else:
-        together = params.share
-        target = first / (1 - together) * together
+        together = params.share or 0.0
+        target = totals[0] / (1 - together) * together
         scale = 1_000_000
-        pools = {number: round(sum(each.values()) * scale) for number, each in enumerate(sizes[1:])}
+        pools = {number: round(total * scale) for number, total in enumerate(totals[1:])}
         if sum(pools.values()) >= round(target * scale):
             parts = in_proportion(round(target * scale), pools)
             targets = [parts[number] / scale for number in pools]
         else:
             whole = sum(pools.values())
             targets = [target * pool / whole if whole else target for pool in pools.values()]
-    if params.unit == "rows":
-        targets = _whole(targets)
-    counts = [dict.fromkeys(sizes[0], 1)]
-    for table, each, target in zip(tables[1:], sizes[1:], targets, strict=True):
-        counts.append(_take(table.name, each, target, params, seed))
-    return together, counts
+    return together, _whole(targets) if params.unit == "rows" else targets
+
+
+def _too_few(name: str, available: float, target: float, params: Params) -> str:
+    if available >= target or params.replacement or params.short != "refuse":
+        return ""
+    return (
+        f"mix: {name} has {available:g} {params.unit} and {target:g} are needed for the share: lower it, "
+        "or set short: take_all or replacement: true"
+    )
 
 
 def _whole(targets: list[float]) -> list[float]:
@@ -143,11 +167,8 @@ def _take(name: str, sizes: dict[str, float], target: float, params: Params, see
     """How often each row is taken: in the order of their ranks until the sum is nearest to the target."""
     order = sorted(sizes, key=lambda each: (uniform(seed, each), each))
     available = sum(sizes.values())
-    if available < target and not params.replacement and params.short == "refuse":
-        raise UserError(
-            f"mix: {name} has {available:g} {params.unit} and {target:g} are needed for the share: lower it, "
-            "or set short: take_all or replacement: true"
-        )
+    if message := _too_few(name, available, target, params):
+        raise UserError(message)
     counts: dict[str, int] = {}
     total = 0.0
     for example_id in itertools.cycle(order) if params.replacement and available > 0 else order:

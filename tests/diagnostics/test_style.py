@@ -8,7 +8,10 @@ from refinery.diagnostics import style
 from refinery.diagnostics._pairs import paired
 
 HOLDS = {
-    "headings": (["# Title\ntext", "a\n### b"], ["#hashtag", "issue # 3"]),
+    "headings": (
+        ["# Title\ntext", "a\n### b", "## 1. Überblick", "## 2024 in words"],
+        ["#hashtag", "issue # 3", "so 9 * 2 = 18\n#### 18", "#### -1,200.50", "#### $5\nText", "# 50%", "#"],
+    ),
     "bold": (["a **b** c"], ["2 ** 3 ** 4\n", "a * b"]),
     "bullets": (["- one", "x\n  * two", "• three"], ["a - b", "-5 is less", "**bold**"]),
     "numbered": (["1. one", "a\n 2) two"], ["1.5 is more", "in 2024. Then"]),

@@ -124,6 +124,13 @@ def test_a_judge_that_cannot_take_the_prompt_is_unknown(fake, row, run):
     assert outcome.scores["mean"] == pytest.approx(0.5)
 
 
+def test_zero_is_taken_unless_something_forbids_it():
+    assert "min_score" in fuse.unchecked(fuse.Params())[0]
+    assert "min_score" in fuse.unchecked(fuse.Params(rule="pick", by="judge"))[0]
+    for params in ({"min_score": 0.5}, {"rule": "pick"}, {"rule": "concatenate"}):
+        assert fuse.unchecked(fuse.Params(**params)) == []
+
+
 def test_requests_and_notes():
     assert fuse.scored_by(fuse.Params()) == ["self"]
     assert fuse.scored_by(fuse.Params(judges=["answer_agreement", {"model": "a"}])) == []

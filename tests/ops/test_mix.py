@@ -61,6 +61,34 @@ def test_too_few_rows_stop_the_step_unless_told_otherwise():
     assert taken[-1].scores["reached"] == pytest.approx(5 / 85)
 
 
+@pytest.mark.parametrize(
+    ("rows", "params"),
+    [
+        ((80, 5), {"share": 0.2}),
+        ((80, 19), {"share": 0.2}),
+        ((80, 20), {"share": 0.2}),
+        ((70, 300, 3), {"share": {"b": 0.2, "c": 0.1}}),
+        ((70, 300, 3), {"share": 0.1}),
+        ((70, 3, 3), {"share": 0.5}),
+        ((80, 5), {"share": 0.2, "short": "take_all"}),
+        ((80, 5), {"share": 0.2, "replacement": True}),
+        ((80, 5), {}),
+        ((0, 0), {"share": 0.2}),
+    ],
+)
+def test_the_shortfall_foretold_is_what_stops_the_step(rows, params):
+    tables = [Rows(name, examples(count, name)) for name, count in zip("abc", rows, strict=False)]
+    try:
+        apply(mix, *tables, **params)
+        stops = ""
+    except UserError as error:
+        stops = str(error)
+    assert mix.shortfall([table.name for table in tables], rows, mix.Params(**params)) == stops
+    assert bool(stops) == (rows in ((80, 5), (80, 19), (70, 300, 3), (70, 3, 3)) and params in (
+        {"share": 0.2}, {"share": {"b": 0.2, "c": 0.1}}, {"share": 0.5}
+    ))  # fmt: skip
+
+
 def test_with_replacement_copies_are_made_rows():
     outcomes = apply(mix, Rows("a", examples(80)), Rows("b", examples(8, "b")), share=0.2, replacement=True)
     assert came_from(outcomes) == {"a": 80, "b": 20}
