@@ -91,7 +91,7 @@ def card(info: About, counts: Mapping[str, int], columns: Mapping[str, str], fol
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{MARK}",
         f"# {_line(info.name)}",
         f"Rows of the step `{info.step}`: {', '.join(f'{n:,} {split}' for split, n in counts.items())}.",
-        f"## Licence and sources\n\nLicence: {_line(info.license or 'unknown')}.\n\n{_sources(info)}",
+        f"## Licence and sources\n\nLicence: {_licence(info.license)}.\n\n{_sources(info)}",
         f"## How the rows came about\n\n{_funnel(info)}",
         "## Columns\n\n" + "\n".join(f"- `{name}`: {WORDS[name]}" for name in columns),
         _use(info, counts, folder),
@@ -99,6 +99,20 @@ def card(info: About, counts: Mapping[str, int], columns: Mapping[str, str], fol
     if info.spec:
         parts.append(f"## Spec\n\nThe run that made these rows was asked for:\n\n{fenced(redacted(info.spec), 'yaml')}")
     return "\n\n".join(parts) + "\n"
+
+
+def says_licences(text: str, license: str | None, source_licenses: Mapping[str, str]) -> bool:
+    """Whether a card says these licences, of the set and of each source that it lists."""
+    found = re.findall(_SOURCE_LINE, text.partition("\n## How the rows came about")[0], re.MULTILINE)
+    sources = all(licence == _licence(source_licenses.get(name)) for name, licence in found)
+    return sources and f"\nLicence: {_licence(license)}.\n" in text
+
+
+def _licence(given: str | None) -> str:
+    return _line(given or "unknown")
+
+
+_SOURCE_LINE = r"^- `([^`]+)`: .*; licence: (.*)$"
 
 
 def _line(text: str) -> str:
@@ -109,7 +123,7 @@ def _sources(info: About) -> str:
     lines = []
     for name, part in info.sources.items():
         where = next((f"{kind} {_where(part[kind])}" for kind in ("path", "hub", "sql", "lab") if part.get(kind)), "?")
-        lines.append(f"- `{name}`: {where}; licence: {_line(info.source_licenses.get(name, 'unknown'))}")
+        lines.append(f"- `{name}`: {where}; licence: {_licence(info.source_licenses.get(name))}")
     return "\n".join(lines) or "Sources: unknown."
 
 

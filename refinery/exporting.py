@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, Literal
 
 from refinery import sql
 from refinery.errors import UserError
-from refinery.exportcard import MARK, About, card, dataset_info
+from refinery.exportcard import MARK, About, card, dataset_info, says_licences
 from refinery.looking import funnel
 from refinery.records import Outcome
 from refinery.rows import as_json
@@ -44,20 +45,21 @@ COLUMNS = {
 """Column to DuckDB type. `refinery_answer` is the reference, `refinery_scores` and `refinery_columns` are JSON text."""
 
 
-def about(store: Store, fingerprint: str, name: str = "") -> About:
-    """What the store knows of a step and of all before it."""
+def about(store: Store, fingerprint: str, called: Mapping[str, str] = MappingProxyType({})) -> About:
+    """What the store knows of a step and of all before it. `called`: fingerprint to the name that the spec has for it
+    now, where that is known: rows may have been made under another."""
     steps: dict[str, Row] = {}
     waiting = [fingerprint]
     while waiting:
         current = waiting.pop()
         if current not in steps and (row := store.step(current)) is not None:
-            steps[current] = row
+            steps[current] = {**row, "name": called.get(current, row["name"])}
             waiting += row["upstream"]
     rows = sorted(steps.values(), key=lambda row: row["started_at"])
     sources = {row["name"]: row["params"] for row in rows if row["op"] == SOURCE}
     own = steps[fingerprint]
     run = next((run for run in store.runs() if run["id"] == own["run_id"]), None)
-    title = name or f"{run['name']}-{own['name']}" if run else own["name"]
+    title = f"{run['name']}-{own['name']}" if run else own["name"]
     return About(title, own["name"], fingerprint, funnel(store, rows), sources, run["spec"] if run else "")
 
 
@@ -142,6 +144,11 @@ def check_target(to: Path, kind: Format, info: About) -> None:
         own = to.is_dir() and (not any(to.iterdir()) or MARK in _text(to / "README.md"))
         if not own:
             raise UserError(f"export: {to} holds something else than an export; name a new folder")
+
+
+def licensed(folder: Path, license: str | None, source_licenses: Mapping[str, str]) -> bool:
+    """Whether the card of an exported folder says these licences, of the set and of each of its sources."""
+    return says_licences(_text(folder / "README.md"), license, source_licenses)
 
 
 def _text(path: Path) -> str:

@@ -93,7 +93,7 @@ def _seed(row: Row) -> int | None:
     return None if row["role"] == "imported" and not row["params"].get("seeded") else row["seed"]
 
 
-def place(word: str) -> Place | None:
+def place(word: str, overrides: Sequence[str] = ()) -> Place | None:
     """A spec, a store, a folder with one store, or the name of a run in runs/; None where it is none of these."""
     path = Path(word)
     if path.is_dir() or not path.exists():
@@ -104,7 +104,7 @@ def place(word: str) -> Place | None:
         if not found:
             return None
         path = found[0]
-    store, spec = opened(path)
+    store, spec = opened(path, () if path.suffix == ".duckdb" else overrides)
     return Place(word, store, spec)
 
 
@@ -119,13 +119,13 @@ class Asked:
 FORMS = "`compare RUN`, `compare RUN METHOD ...`, `compare RUN_A RUN_B` or `compare RUN_A:METHOD RUN_B:METHOD`"
 
 
-def asked(words: Sequence[str]) -> Asked:
+def asked(words: Sequence[str], overrides: Sequence[str] = ()) -> Asked:
     """One run: its base against every method, or against those named; two names: the first against the others. Two
     runs: each method against the other run's method of that name. UserError where nothing of the kind is there."""
     known: dict[str, Place] = {}
 
     def find(word: str) -> Place | None:
-        if word not in known and (found := place(word)) is not None:
+        if word not in known and (found := place(word, overrides)) is not None:
             known[word] = found
         return known.get(word)
 

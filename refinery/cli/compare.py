@@ -11,7 +11,7 @@ from evals.comparing import MEANS, Arm, Compared, Line, adjust
 from evals.comparing import compare as compare_arms
 from evals.gates import Gate, State, parse
 from evals.stats import odds_ratio
-from refinery.cli.arms import BASE, Asked, Place, asked
+from refinery.cli.arms import BASE, Asked, Place
 from refinery.cli.printing import add, console, print_json, table
 from refinery.errors import UserError, did_you_mean
 from refinery.spec import Spec
@@ -31,9 +31,9 @@ class Judged:
     high: float
 
 
-def compare(words: Sequence[str], accept: Sequence[str], gates: Sequence[Gate], as_json: bool) -> bool:
+def compare(wanted: Asked, accept: Sequence[str], gates: Sequence[Gate], as_json: bool) -> bool:
     """True where no gate fails. UserError where nothing at all could be compared."""
-    found = compared(asked(words), accept)
+    found = compared(wanted, accept)
     judged = judge(gates, found)
     if as_json:
         print_json({"comparisons": [_plain(each) for each in found], "gates": judged})

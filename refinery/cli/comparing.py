@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refinery.cli.reading import Json
+from refinery.cli.reading import Json, Overrides
 
 if TYPE_CHECKING:
     from refinery.spec import Spec
@@ -47,14 +47,16 @@ def compare(
     ] = [],  # noqa: B006
     fail_if: FailIf = [],  # noqa: B006
     fail_unless: FailUnless = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", help="Override one key of every spec. Repeatable.")] = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Compare item by item: paired differences, intervals, lost and gained items; refused where settings differ."""
     _needs_eval()
+    from refinery.cli.arms import asked
     from refinery.cli.compare import compare as compare_them
     from refinery.cli.compare import gates_of
 
-    if not compare_them(what, accept, gates_of(fail_if, fail_unless), json):
+    if not compare_them(asked(what, set_), accept, gates_of(fail_if, fail_unless), json):
         raise typer.Exit(1)
 
 
@@ -66,13 +68,14 @@ def import_(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Its training seed: imports of one name are then runs of one method.")
     ] = None,
+    set_: Overrides = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Bring evaluations made elsewhere into a store: lm-eval result folders, inspect_ai logs."""
     _needs_eval()
     from refinery.cli.import_ import import_results
 
-    import_results(path, into, name, seed, json)
+    import_results(path, (into, set_), name, seed, json)
 
 
 def _needs_eval() -> None:

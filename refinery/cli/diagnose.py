@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refinery.cli.reading import Json, Overrides
 from refinery.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -36,13 +37,14 @@ def diagnose(
     ] = "",
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows that model is asked about.")] = 200,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Limit of its own answers.")] = 512,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")] = False,
+    set_: Overrides = [],  # noqa: B006
+    json: Json = False,
 ) -> None:
     """Measure how two steps' answers differ: meaning, wording, style, naturalness, truth. Kept for the report."""
     from refinery.cli.diagnose_show import show, show_sweep
     from refinery.cli.printing import print_json
 
-    work = opened(spec)
+    work = opened(spec, set_)
     if sweep:
         swept = work.sweep(sweep, steps)
         return print_json([each.plain() for each in swept]) if json else show_sweep(swept)
@@ -243,12 +245,12 @@ class Work:
         return Swept(gate, *examples_near(self.store, gate, self.reference()))
 
 
-def opened(path: Path) -> Work:
+def opened(path: Path, overrides: Sequence[str] = ()) -> Work:
     """To write: what is measured is kept. A store that is not there yet is an error."""
     from refinery import looking
     from refinery.cli import printing
     from refinery.store import Store
 
-    reader, spec = printing.opened(path)
+    reader, spec = printing.opened(path, overrides)
     store = Store(reader.path)
     return Work(store, spec, {row["name"]: row for row in looking.latest(store, printing.step_names(spec))})

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +26,9 @@ WIDE = 34
 """Characters to which an old or new value is cut."""
 
 
-def show_diff(old_path: Path, new_path: Path | None, as_json: bool) -> None:
-    """Asks no model; a source that its store has not read is read."""
-    new = load_spec(new_path or old_path)
+def show_diff(old_path: Path, new_path: Path | None, as_json: bool, overrides: Sequence[str] = ()) -> None:
+    """Asks no model; a source that its store has not read is read. `overrides` are of the new spec."""
+    new = load_spec(new_path or old_path, overrides)
     if new_path is None:
         old, stored = _last_run(new, old_path)
         old_prints = {name: row["fingerprint"] for name, row in stored.items()}

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from refinery.cli.reading import Overrides
+
 
 def export(
     spec: Annotated[Path, typer.Argument(help="The YAML spec, or a .duckdb store.", show_default=False)],
@@ -19,8 +21,9 @@ def export(
     license_: Annotated[str, typer.Option("--license", help="Of the exported set, for its card.")] = "",
     push: Annotated[str, typer.Option("--push", help="Upload the hf folder to this dataset repository too.")] = "",
     public: Annotated[bool, typer.Option("--public", help="With --push: make the repository public.")] = False,
+    set_: Overrides = [],  # noqa: B006
 ) -> None:
     """Write a step's rows as JSONL, Parquet or a Hugging Face dataset with its card."""
     from refinery.cli.export_step import Wanted, export_step
 
-    export_step(spec, step, to, Wanted(format_, split, license_, push, public))
+    export_step((spec, set_), step, to, Wanted(format_, split, license_, push, public))

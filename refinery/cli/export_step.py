@@ -1,6 +1,6 @@
 """`refinery export`: a finished step's rows as files for other tools."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,15 +27,17 @@ class Wanted:
     public: bool = False
 
 
-def export_step(path: Path, step: str, to: Path, wanted: Wanted) -> None:
-    """Write the rows of `step` of a spec or store at `path`, and say how many."""
+def export_step(place: tuple[Path, Sequence[str]], step: str, to: Path, wanted: Wanted) -> None:
+    """Write the rows of `step`, and say how many. `place` is a spec or store, and what overrides the spec."""
     kind = _format(wanted.format, to)
     splits = _splits(wanted.split or ("all" if kind == "hf" else "train"))
     if wanted.push and kind != "hf":
         raise UserError("export: --push goes with --format hf")
-    store, spec = opened(path)
+    store, spec = opened(*place)
     row = _step(store, spec, step)
-    info = replace(exporting.about(store, row["fingerprint"]), license=wanted.license or None)
+    called = {each["fingerprint"]: each["name"] for each in looking.latest(store, step_names(spec))}
+    info = exporting.about(store, row["fingerprint"], {**called, row["fingerprint"]: step})
+    info = replace(info, license=wanted.license or None)
     counts = exporting.export(_rows(store, row["fingerprint"]), to, kind, info, splits)
     typer.echo(f"wrote {', '.join(f'{n:,} {name}' for name, n in counts.items())} rows to {to}")
     if wanted.push:

@@ -1,17 +1,23 @@
 """`refinery import`: evaluations made elsewhere, into a store."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from evals.comparable import UNKNOWN
 from evals.importing import read, write
 from refinery.cli.printing import add, console, print_json, table
+from refinery.errors import UserError
 from refinery.spec import load_spec
 from refinery.store import Store
 
 
-def import_results(path: Path, into: Path, name: str, seed: int | None, as_json: bool) -> None:
+def import_results(path: Path, target: tuple[Path, Sequence[str]], name: str, seed: int | None, as_json: bool) -> None:
+    """`target` is a spec or store, and what overrides the spec."""
+    into, overrides = target
     found = read(path)
-    store = Store(into if into.suffix == ".duckdb" else load_spec(into).store_path)
+    if into.suffix == ".duckdb" and overrides:
+        raise UserError(f"--set overrides a key of a spec, and {into} is a store")
+    store = Store(into if into.suffix == ".duckdb" else load_spec(into, overrides).store_path)
     written = write(store, found, name, seed)
     if as_json:
         return print_json({"store": str(store.path), "models": written})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refinery.cli.reading import Overrides
 from refinery.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def label(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Which rows, and in which order.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    set_: Overrides = [],  # noqa: B006
 ) -> None:
     """Judge blind which of two steps' answers are better; `refinery diagnose` then tells who preferred what."""
     import webbrowser
@@ -46,7 +48,7 @@ def label(
     from refinery.cli.label_server import Server, page
     from refinery.diagnostics._judging import items
 
-    work = opened(spec)
+    work = opened(spec, set_)
     sheet, questions = _sheet(work, step, against, rows, seed)
     asked = items(list(sheet.pairs.values()), questions, seed, both=not once)
     if judge:

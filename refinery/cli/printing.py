@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from refinery.errors import UserError
 from refinery.rows import as_json
 from refinery.spec import Spec, load_spec
 from refinery.store import Store
@@ -119,11 +120,13 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-def opened(path: Path) -> tuple[Store, Spec | None]:
+def opened(path: Path, overrides: Sequence[str] = ()) -> tuple[Store, Spec | None]:
     """The store of a spec, or a .duckdb file itself, to read. Reading works while a run goes on."""
     if path.suffix == ".duckdb":
+        if overrides:
+            raise UserError(f"--set overrides a key of a spec, and {path} is a store")
         return Store(path, read_only=True), None
-    spec = load_spec(path, files=False)
+    spec = load_spec(path, overrides, files=False)
     return Store(spec.store_path, read_only=True), spec
 
 

@@ -51,12 +51,15 @@ def preview(
 def diff(
     old: Annotated[Path, typer.Argument(help="A YAML spec; alone, it is compared with the last run in its store.")],
     new: Annotated[Path | None, typer.Argument(help="The YAML spec that it became.", show_default=False)] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", help="Override one key of the new spec (of the only one). May be given again.")
+    ] = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Show what differs between two specs, and which steps that makes run again. Asks no model."""
     from refinery.cli.diff import show_diff
 
-    show_diff(old, new, json)
+    show_diff(old, new, json, set_)
 
 
 @reading.command()
@@ -69,22 +72,23 @@ def doctor(spec: SpecPath, set_: Overrides = [], json: Json = False) -> None:  #
 
 
 @reading.command()
-def status(spec: SpecOrStore, json: Json = False) -> None:
+def status(spec: SpecOrStore, set_: Overrides = [], json: Json = False) -> None:  # noqa: B006
     """Show whether a run goes on, what each step made so far, checkpoints and scores."""
     from refinery.cli.status import status as show_status
 
-    show_status(spec, json)
+    show_status(spec, json, set_)
 
 
 @reading.command()
 def runs(
     path: Annotated[Path, typer.Argument(help="A folder of runs, a spec, or a .duckdb store.")] = Path("runs"),
+    set_: Overrides = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """List the runs there were, newest first."""
     from refinery.cli.status import runs as show_runs
 
-    show_runs(path, json)
+    show_runs(path, json, set_)
 
 
 @reading.command()
@@ -99,6 +103,7 @@ def show(
     dropped: Annotated[bool, typer.Option("--dropped", help="Only rows that were dropped.")] = False,
     search: Annotated[str, typer.Option("--search", help="Only rows that hold this text.")] = "",
     row: Annotated[str, typer.Option("--row", help="One row's whole history, by id (a prefix will do).")] = "",
+    set_: Overrides = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Show the funnel of the last run, rows by step, action, reason or text, or all that became of one row."""
@@ -108,4 +113,4 @@ def show(
     if dropped and action not in ("", "dropped"):
         raise UserError(f"--dropped and --action {action} ask for different rows")
     wanted = Wanted("dropped" if dropped else action, reason, search)
-    show_it(spec, step, row, wanted, rows, json)
+    show_it((spec, set_), step, row, wanted, rows, json)

@@ -1,5 +1,6 @@
 """`refinery show`: the funnel, the rows of a step or a search, and one row's whole way, read from the store alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,9 +12,9 @@ from refinery.errors import UserError
 from refinery.looking import Funnel, Shown, Wanted
 
 
-def show(path: Path, step: str, row: str, wanted: Wanted, limit: int, as_json: bool) -> None:
-    """Whichever of the views the arguments ask for."""
-    store, spec = opened(path)
+def show(place: tuple[Path, Sequence[str]], step: str, row: str, wanted: Wanted, limit: int, as_json: bool) -> None:
+    """Whichever of the views the arguments ask for; `place` is a spec or store, and what overrides the spec."""
+    store, spec = opened(*place)
     steps = looking.latest(store, step_names(spec))
     if not steps:
         raise UserError(f"{store.path} holds no step yet: `refinery run` makes them")

@@ -1,5 +1,6 @@
 """`refinery status` and `refinery runs`: what the last run did, whether one goes on, and what it left."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -15,8 +16,8 @@ COLUMNS = 4
 """Checkpoints side by side, so that a table of scores fits 80 columns."""
 
 
-def status(path: Path, as_json: bool) -> None:
-    store, spec = opened(path)
+def status(path: Path, as_json: bool, overrides: Sequence[str] = ()) -> None:
+    store, spec = opened(path, overrides)
     found = status_of(store, step_names(spec))
     if as_json:
         steps = [{"name": s.name, "op": s.op, "status": s.status, "rows": s.rows} | s.actions for s in found.steps]
@@ -99,14 +100,16 @@ def _measured(row: Row) -> tuple[str, str, str]:
     return row["benchmark"], row["metric"], row["fingerprint"]
 
 
-def runs(path: Path, as_json: bool) -> None:
+def runs(path: Path, as_json: bool, overrides: Sequence[str] = ()) -> None:
     """The runs of one store, or of every store in a folder."""
     if path.is_dir():
+        if overrides:
+            raise UserError(f"--set overrides a key of a spec, and {path} is a folder")
         there = [Store(each, read_only=True) for each in stores(path)]
     elif not path.exists():
         raise UserError(f"{path}: no such folder, spec or store")
     else:
-        there = [opened(path)[0]]
+        there = [opened(path, overrides)[0]]
     found = [{**run, "store": str(_near(store.path))} for store in there for run in runs_of(store)]
     found.sort(key=lambda run: run["started_at"], reverse=True)
     if as_json:

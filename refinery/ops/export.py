@@ -1,19 +1,19 @@
 """Write the rows to files for other tools (refinery/exporting.py) and pass every one of them on.
 
-The step is done again where what it wrote is gone, or was written over with other rows. `refinery export` does
-the same for any step, after a run.
+The step is done again where what it wrote is gone, or was written over with other rows or licences. `refinery export`
+does the same for any step, after a run.
 """
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from refinery.context import Context
-from refinery.exporting import About, about, export, holds, push
+from refinery.exporting import About, about, export, holds, licensed, push
 from refinery.records import Outcome
 from refinery.tableops import Table, TableParams, kept
 
@@ -52,11 +52,19 @@ async def apply_all(tables: Sequence[Table], params: Params, ctx: Context) -> It
 
 def _export(table: Table, params: Params) -> None:
     to, store = Path(params.to), getattr(table, "store", None)
-    info = about(store, table.fingerprint) if store is not None else About(to.stem, table.name)  # type: ignore[attr-defined]
+    info = About(to.stem, table.name)
+    if store is not None:
+        info = about(store, table.fingerprint, _called(store, table, params))  # type: ignore[attr-defined]
     info = replace(info, license=params.license, source_licenses=params.source_licenses)
     export(_rows(table), to, params.format, info)
     if params.push_to_hub:
         push(to, params.push_to_hub, private=params.private)
+
+
+def _called(store: Any, table: Table, params: Params) -> dict[str, str]:
+    """The step's own name, and of sources that a spec has renamed the name to which it gives a licence."""
+    known = {row["fingerprint"]: row["name"] for row in store.last_steps() if row["name"] in params.source_licenses}
+    return {**known, table.fingerprint: table.name}  # type: ignore[attr-defined]
 
 
 def _rows(table: Table) -> Iterator[Outcome]:
@@ -75,7 +83,11 @@ def missing(params: Params, reads: Sequence[str]) -> list[str]:
     if gone := [f"{file} is gone" for file in files if not file.is_file()]:
         return gone
     kind: Literal["jsonl", "parquet"] = "jsonl" if params.format == "jsonl" else "parquet"
-    return [] if holds(files[-1], kind) == reads[0] else [f"{files[-1]} holds other rows"]
+    if holds(files[-1], kind) != reads[0]:
+        return [f"{files[-1]} holds other rows"]
+    if params.format == "hf" and not licensed(to, params.license, params.source_licenses):
+        return [f"{files[0]} says other licences"]
+    return []
 
 
 def notes(params: Params) -> list[str]:

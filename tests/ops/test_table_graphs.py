@@ -266,3 +266,38 @@ def test_a_transient_failure_is_asked_again_by_the_next_run(project, writer):
     results = project.run()
     assert by_reason(results["asked"]) == {"dropped expanded": 5, "created ok": 10}
     assert by_reason(results["all"]) == {"kept ok": 16}
+
+
+def carded(more):
+    """The graph with its last export as a Hugging Face folder, with these parameters."""
+    return GRAPH.replace('to: "{folder}/out/train.jsonl"', f'to: "{{folder}}/set", format: hf, {more}')
+
+
+def test_a_card_says_what_the_spec_says_after_any_change_and_back(project):
+    """Rows, files and fingerprints are the same each time: only the card tells whose licences they are."""
+
+    def lines(license, sources):
+        project.graph = carded(f"license: {license}, source_licenses: {{{{{sources}}}}}")
+        project.run()
+        card = (project.folder / "set" / "README.md").read_text()
+        listed = [line.split("; ")[-1] for line in card.splitlines() if line.startswith(("- `general`", "- `bench`"))]
+        return card.split("---\n")[1].splitlines()[0], sorted(listed)
+
+    first = ("mit", "general: cc-by-4.0, bench: apache-2.0")
+    expected = ("license: mit", ["licence: apache-2.0", "licence: cc-by-4.0"])
+    assert lines(*first) == expected
+    assert lines("mit", "general: gpl-3.0") == ("license: mit", ["licence: gpl-3.0", "licence: unknown"])
+    assert lines(*first) == expected
+    assert lines("gpl-3.0", first[1]) == ("license: gpl-3.0", expected[1])
+    assert lines(*first) == expected
+    assert {name for name, result in project.run().items() if result.ran} == set(), "what it says stands"
+
+
+def test_a_renamed_source_keeps_its_licence(project):
+    text = (HEAD + carded("source_licenses: {{general: mit}}")).format(folder=project.folder)
+    for name in ("general", "wide", "general"):
+        project.file.write_text(text.replace("general", name).replace(f"{name}.jsonl", "general.jsonl"))
+        run_graph(load_spec(project.file), project.store)
+        card = (project.folder / "set" / "README.md").read_text()
+        (line,) = [line for line in card.splitlines() if line.endswith("licence: mit")]
+        assert line.startswith(f"- `{name}`: ")
