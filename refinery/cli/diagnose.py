@@ -62,6 +62,8 @@ class Compared:
     fell_back: int
     left_out: int
     """Rows of the refined step that the raw one does not have."""
+    mixed_in: int
+    """Rows of other sources, as they were read: no pairs, as nobody refined them."""
     rows: list[Row]
     notes: list[str]
 
@@ -157,7 +159,8 @@ class Work:
         self.notes += sorted({r["detail"]["note"] for r in found if "refinery[" in str(r["detail"].get("note"))})
         if not model and not any(row["family"] == "likelihood" for row in found):
             self.notes.append("no model was asked: --model self adds distances to its own answers, and likelihoods")
-        return Compared(raw, refined, len(pairs), pairs.fell_back, pairs.left_out, found, list(self.notes))
+        apart = pairs.fell_back, pairs.left_out, pairs.mixed_in
+        return Compared(raw, refined, len(pairs), *apart, found, list(self.notes))
 
     def reference(self) -> Reference | None:
         from refinery.diagnostics._gates import reference_of

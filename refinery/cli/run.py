@@ -8,12 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from refinery import catalog
+from refinery import catalog, looking
 from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
 from refinery.cli.rewriters import train_rewriters
 from refinery.errors import UserError
+from refinery.fates import fates
 from refinery.graph import StepResult, run_graph, step_fingerprints
 from refinery.records import digest
 from refinery.spec import SOURCE, Spec
@@ -46,6 +47,8 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
                     failed += STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
                 if getattr(spec, stage, True) is not None:  # without train: there was nothing to be done
                     console.print(f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False)
+            for line in data_lines(spec, store) if "refine" in stages else ():
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
             if failed:
                 what = "parts" if spec.matrix else "trainings"
                 raise UserError("\n".join([f"{len(failed)} {what} failed, the others stand:", *failed]))
@@ -110,6 +113,15 @@ def losses(results: Iterable[StepResult]) -> list[str]:
     if waiting:
         lines.append(f"{waiting:,} rows failed for a reason that may pass: `refinery retry` asks them again")
     return lines
+
+
+def data_lines(spec: Spec, store: Store) -> list[str]:
+    """What became of the data: a line for each step that is trained on, of all points of a matrix."""
+    lines = []
+    for point in spec.points:
+        steps = looking.latest(store, [*point.spec.all_sources, *point.spec.graph])
+        lines += [f"{each.step}: {each.words()}" for each in fates(store, point.spec, steps)]
+    return list(dict.fromkeys(lines))
 
 
 def _chooses(op: str) -> bool:

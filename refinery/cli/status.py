@@ -8,6 +8,8 @@ from rich.console import Console
 
 from refinery.cli.printing import add, console, moment, number, opened, print_json, since, step_names, table
 from refinery.errors import UserError
+from refinery.fates import fates
+from refinery.looking import latest
 from refinery.rows import Row
 from refinery.runs import Status, runs_of, status_of, stores
 from refinery.store import Store
@@ -18,16 +20,22 @@ COLUMNS = 4
 
 def status(path: Path, as_json: bool, overrides: Sequence[str] = ()) -> None:
     store, spec = opened(path, overrides)
-    found = status_of(store, step_names(spec))
+    names = step_names(spec)
+    found = status_of(store, names)
+    data = fates(store, spec, latest(store, names)) if spec else []
     if as_json:
         steps = [{"name": s.name, "op": s.op, "status": s.status, "rows": s.rows} | s.actions for s in found.steps]
         retry = {s.name: s.retry for s in found.steps}
         steps = [{**step, "to_retry": retry[str(step["name"])]} for step in steps]
         about = {"store": found.store, "bytes": found.bytes, "run": found.run, "running": found.running}
-        return print_json(about | {"steps": steps, "checkpoints": found.checkpoints, "scores": found.scores})
+        return print_json(
+            about | {"steps": steps, "data": data, "checkpoints": found.checkpoints, "scores": found.scores}
+        )
     out = console()
     _head(out, found)
     _steps(out, found)
+    for each in data:
+        out.print(f"{each.step}: {each.words()}", markup=False)
     _models(out, found)
     if found.running:
         return

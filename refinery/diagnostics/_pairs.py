@@ -8,6 +8,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from refinery.fates import origins
 from refinery.store import Store
 
 RAW = ""
@@ -35,14 +36,15 @@ class Pairs:
     """Pairs of texts, iterated in the step's order as often as needed.
 
     `digest` names the texts: equal digests mean the same pairs, in whatever order. `left_out` counts the rows of the
-    step that the other step does not have (made later, or dropped there).
+    step that the other step does not have (made later, or dropped there), `mixed_in` those that other sources gave and
+    that stayed as they were read: they are no pairs, as nobody refined them.
     """
 
     def __init__(self, chunks: Callable[[], Iterable[list[Pair]]], keys: np.ndarray, fell_back: np.ndarray, name: str):
         self._chunks, self._keys, self._fell_back = chunks, keys, fell_back
         self._keep: np.ndarray | None = None
         self._samples: dict[tuple[int, int], list[Pair]] = {}
-        self.digest, self.left_out = name, 0
+        self.digest, self.left_out, self.mixed_in = name, 0, 0
 
     def __len__(self) -> int:
         return len(self._keys) if self._keep is None else int(self._keep.sum())
@@ -127,10 +129,21 @@ def read_pairs(
 
     `reference` makes of a row's columns (and question, answer) what its answer is checked against.
     """
-    pairs = spooled(_pages(store, step, against, reference))
+    mixed = _mixed_in(store, step) if against == RAW else set()
+    pairs = spooled(pair for pair in _pages(store, step, against, reference) if pair.id not in mixed)
     total = store.query(_COUNT, [step])[0]["n"]
-    pairs.left_out = total - len(pairs)
+    pairs.mixed_in = len(mixed)
+    pairs.left_out = total - len(pairs) - len(mixed)
     return pairs
+
+
+def _mixed_in(store: Store, step: str) -> set[str]:
+    """Ids of the train rows that are of other sources than the step's trunk, as they were read, and of their copies."""
+    found = origins(store, step)
+    if not found.others:
+        return set()
+    rows = store.query(_MIXED, [step, list(found.others), found.trunk, list(found.copies)])
+    return {row["id"] for row in rows}
 
 
 def _pages(store: Store, step: str, against: str, reference: Callable[[dict[str, Any]], str] | None) -> Iterator[Pair]:
@@ -162,5 +175,12 @@ _JOIN = "JOIN outcomes a ON a.step = ? AND a.example_id = o.example_id AND a.res
 _ROWS = """
     SELECT {columns} FROM outcomes o JOIN examples e USING (body) {join}
     WHERE o.step = ? AND o.position BETWEEN ? AND ? AND e.split = 'train' ORDER BY o.position
+"""
+_MIXED = """
+    SELECT o.example_id AS id FROM outcomes o JOIN examples e USING (body)
+    WHERE o.step = $1 AND e.split = 'train' AND NOT o.fell_back AND o.response = e.answer
+    AND (list_contains($4::VARCHAR[], o.example_id)
+         OR o.example_id IN (SELECT example_id FROM outcomes WHERE list_contains($2::VARCHAR[], step))
+         AND o.example_id NOT IN (SELECT example_id FROM outcomes WHERE step = $3))
 """
 _COUNT = "SELECT count(*) AS n FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND e.split = 'train'"
