@@ -122,7 +122,7 @@ def _prompts(spec: Spec) -> tuple[dict[str, Longest], list[Finding]]:
         rows, prompts, wrong = longest_prompts(spec)
     except UserError as error:
         return {}, [Finding("fail", "source", str(error))]
-    found = [Finding("ok", "source", f"{rows:,} rows to refine")]
+    found = [Finding("ok" if rows else "warn", "source", f"{rows:,} rows to refine" if rows else "no rows to refine")]
     return prompts, [*found, Finding("fail", "graph", wrong)] if wrong else found
 
 

@@ -37,10 +37,12 @@ def diagnose(
     ] = "",
     rows: Annotated[int, typer.Option("--rows", min=1, help="How many rows that model is asked about.")] = 200,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Limit of its own answers.")] = 512,
+    full: Annotated[bool, typer.Option("--full", help="Show every measure, of every pair of steps.")] = False,
     set_: Overrides = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Measure how two steps' answers differ: meaning, wording, style, naturalness, truth. Kept for the report."""
+    from refinery.cli.diagnose_headline import headline_pair, show_headline
     from refinery.cli.diagnose_show import show, show_sweep
     from refinery.cli.printing import print_json
 
@@ -48,7 +50,12 @@ def diagnose(
     if sweep:
         swept = work.sweep(sweep, steps)
         return print_json([each.plain() for each in swept]) if json else show_sweep(swept)
-    found = [work.compare(raw, refined, model, rows, max_tokens) for raw, refined in work.pairs(steps)]
+    pairs = work.pairs(steps)
+    if not (full or json):
+        first = headline_pair(pairs)
+        others = [pair for pair in pairs if pair != first]
+        return show_headline(work.compare(*first, model, rows, max_tokens), others)
+    found = [work.compare(raw, refined, model, rows, max_tokens) for raw, refined in pairs]
     return print_json([each.plain() for each in found]) if json else show(found)
 
 

@@ -1,4 +1,4 @@
-"""What `refinery diagnose` prints: each measure with its interval, its rows and how to read it, within 80 columns."""
+"""What `refinery diagnose --full` prints: every measure with its interval, rows and how to read it, in 80 columns."""
 
 import textwrap
 from collections.abc import Sequence
@@ -46,6 +46,8 @@ def _show_one(out: Console, found: Compared, first: bool) -> None:
     facts = f"{table.counted(found.pairs, 'pair')}, {found.fell_back:,} fell back"
     if found.left_out:
         facts += f", {found.left_out:,} rows of {found.refined} are not in {found.raw}"
+    if found.mixed_in:
+        facts += f", {found.mixed_in:,} rows of other sources are left out"
     out.print(Text(head, style="bold"), Text(facts, style="dim"))
     by_family: dict[str, dict[str, Any]] = {}
     for row in found.rows:
@@ -124,9 +126,8 @@ def show_sweep(found: Sequence[Swept]) -> None:
     out = console()
     for swept in found:
         gate, total = swept.gate, len(swept.gate.values)
-        passed = table.part(gate.passed(gate.threshold), total)
-        out.print(Text(f"{gate.step}: {gate.param} {gate.threshold:g}", style="bold"),
-                  Text(f"{passed} of {total:,} rows pass", style="dim"))  # fmt: skip
+        said = f"{table.part(gate.passed(gate.threshold), total)} of {total:,} rows pass" if total else "no rows"
+        out.print(Text(f"{gate.step}: {gate.param} {gate.threshold:g}", style="bold"), Text(said, style="dim"))
         points = gate.sweep()
         step = max(1, len(points) // 14)
         for number, (at, count) in enumerate(points):

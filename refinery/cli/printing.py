@@ -67,6 +67,11 @@ def number(value: int | float | None) -> str:
     return f"{value:,}" if value else ""
 
 
+def counted_rows(n: int) -> str:
+    """ "no rows", "1 row", "1,319 rows"."""
+    return f"{n:,} row{'' if n == 1 else 's'}" if n else "no rows"
+
+
 def tokens(value: float | None) -> str:
     """1.2M, 34k, 870; "unknown" for None."""
     if value is None:

@@ -117,7 +117,8 @@ class Progress:
         now = time.monotonic()
         if (done >= total and not was_done) or now - self._last_line > LINE_SECONDS:
             self._last_line = now
-            words = ", ".join([f"{self.stage}: {name} {done:,}/{total:,}", *filter(None, [task.pace()]), *task.notes])
+            count = f"{done:,}/{total:,}" if total else f"no {unit}" if unit else "nothing to do"
+            words = ", ".join([f"{self.stage}: {name} {count}", *filter(None, [task.pace()]), *task.notes])
             self.console.print(words, highlight=False, markup=False, soft_wrap=True)
 
     def _draw(self) -> RenderableType:
@@ -170,4 +171,4 @@ def describe(result: StepResult) -> str:
     ]
     ran = "read" if result.op == SOURCE else f"{result.ran:,} of {result.rows:,} rows run"
     state = ran if result.ran else "stands"
-    return f"{result.rows:,} rows: {', '.join(parts)}; {state}"
+    return f"{result.rows:,} rows: {', '.join(parts)}; {state}" if parts else "no rows"

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from refinery.cli.interrupt import prompt_exit
+from refinery.cli.printing import counted_rows
 from refinery.cli.progress import Progress
 from refinery.cli.run import going_on, spec_text, versions
 from refinery.errors import UserError, did_you_mean
@@ -31,7 +32,7 @@ def retry_rows(spec: Spec, path: Path, reasons: Sequence[str], overrides: Sequen
             return console.print("no row failed for a reason that may pass: nothing to retry")
         for name, ids in failed.items():
             if ids:
-                console.print(f"{name}: {len(ids):,} rows are asked again")
+                console.print(f"{name}: {counted_rows(len(ids))} are asked again")
         names = {step.name for step in steps}
         part = spec.model_copy(update={"graph": {n: s for n, s in spec.graph.items() if n in names}})
         run_id = store.start_run(spec.name, spec_text(path, overrides), digest(spec.public()), versions())
@@ -42,7 +43,7 @@ def retry_rows(spec: Spec, path: Path, reasons: Sequence[str], overrides: Sequen
             if failed[step.name]:
                 console.print(f"{step.name}: {_fates(store, step, failed[step.name])}")
             elif results[step.name].ran:
-                console.print(f"{step.name}: {results[step.name].ran:,} rows done again behind them")
+                console.print(f"{step.name}: {counted_rows(results[step.name].ran)} done again behind them")
 
 
 def _complete(spec: Spec, store: Store) -> tuple[list[Step], list[str]]:

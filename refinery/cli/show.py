@@ -68,7 +68,7 @@ def _print_rows(found: list[Shown], total: int) -> None:
     out = console()
     for row in found:
         print_row(out, row)
-    out.print(f"{len(found):,} of {total:,} rows", style="dim")
+    out.print(f"{len(found):,} of {total:,} rows" if total else "no rows", style="dim")
 
 
 def _print_history(ways: list[Shown], made: list[str]) -> None:
