@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from refinery.checks import agrees
 from refinery.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -15,6 +16,19 @@ def test_links_lead_to_files() -> None:
     assert targets
     for target in targets:
         assert (ROOT / target).exists(), target
+
+
+def test_a_recipe_stands_in_the_table_once() -> None:
+    rows = re.findall(r"^\| (\[.*?) \|", TEXT.partition("**Recipes.**")[2].partition("\n## ")[0], re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"\[(\w+)\]", row)]
+    assert len(named) > 20 and sorted(named) == sorted(set(named))
+
+
+def test_the_number_check_of_worked_solutions_does_what_is_said() -> None:
+    assert "kind: number}" in TEXT
+    reference = "He ate 8 of 50.\n50 - 8 = <<50-8=42>>42\n#### 42"
+    for answer, right in (("50 - 8 = 42, so 42 apples in all.", True), ("#### 42", True), ("It is 41.", False)):
+        assert agrees("number", answer, reference) == right
 
 
 def test_make_targets_exist() -> None:

@@ -20,7 +20,7 @@ from reports import table
 
 WIDTH = 80
 VALUE, COUNT = 24, 8
-MOST = 15
+MOST = 13
 """Measures shown; each takes two lines."""
 
 State = Literal["bad", "open", "good"]
@@ -55,27 +55,96 @@ class Look:
 
 
 LOOKS = (
-    Look("quality", "answer_change", "Refining broke right answers: add a check_answer.", "It broke none.", below=0),
-    Look("quality", "answer_refined", "Wrong answers are taught: add a check_answer.", "They are right.", below=0.9),
-    Look("quality", "false_accepts", "The gate lets wrong ones through: raise it.", "Few are wrong.", above=0.1),
-    Look("quality", "false_rejects", "The gate refuses right ones: lower it.", "Few were right.", above=0.3),
+    Look(
+        "quality",
+        "answer_change",
+        "Refining broke right answers: add a check_answer.",
+        "It broke no more right answers than it mended.",
+        below=0,
+    ),
+    Look(
+        "quality",
+        "answer_refined",
+        "Wrong answers are taught: add a check_answer.",
+        "What is taught is right.",
+        below=0.9,
+    ),
+    Look(
+        "quality",
+        "false_accepts",
+        "The gate lets wrong ones through: raise it.",
+        "Few of those let through are wrong.",
+        above=0.1,
+    ),
+    Look(
+        "quality",
+        "false_rejects",
+        "The gate refuses right ones: lower it.",
+        "Few of those refused were right.",
+        above=0.3,
+    ),
     Look("quality", "fell_back", "Many rows gave up and keep the raw answer.", "Few rows gave up.", above=0.3),
     Look("quality", "numbers_kept", "Numbers were dropped or changed.", "Nearly all numbers are kept.", below=0.9),
-    Look("quality", "numbers_made_up", "Numbers that the raw answer lacks.", "Few are made up.", above=0.2),
-    Look("quality", "names_made_up", "Names that the raw answer lacks.", "Few are made up.", above=0.2),
+    Look(
+        "quality", "numbers_made_up", "Many numbers are not in the raw answer.", "Few numbers are made up.", above=0.2
+    ),
+    Look("quality", "names_made_up", "Many names are not in the raw answer.", "Few names are made up.", above=0.2),
     Look("embedding", "cosine_mean", "The meaning moved far.", "The meaning stays near.", below=0.7),
     Look("ngram", "identical", "Most answers are as they were.", "Most answers were rewritten.", above=0.5),
-    Look("length", "words_ratio", "Refined answers are of another size.", "Of much the same size.", 0.6, 1.6),
-    Look("diversity", "openings_refined", "Answers begin alike: a template.", "No more alike than raw.", None, 0.1,
-         "openings_raw"),
-    Look("diversity", "compression_change", "Answers repeat each other more.", "No more repetition.", above=0),
-    Look("style", "refusals_change", "More apologies and refusals.", "No more refusals.", above=0),
-    Look("style", "courtesy_change", "More answers open with a courtesy.", "No more courtesies.", above=0),
-    Look("likelihood", "nll_change", "Further from what the model would say.", "More natural to the model.", above=0),
-    Look("embedding", "own_cosine_change", "Moved away from the model's own.", "Nearer to the model's own.", below=0),
+    Look(
+        "length",
+        "words_ratio",
+        "Refined answers are of another size.",
+        "Refined answers are of much the same size.",
+        below=0.6,
+        above=1.6,
+    ),
+    Look(
+        "diversity",
+        "openings_refined",
+        "Answers begin alike: a template.",
+        "Answers begin no more alike than raw ones.",
+        above=0.1,
+        than="openings_raw",
+    ),
+    Look(
+        "diversity",
+        "compression_change",
+        "Answers repeat each other more.",
+        "Answers repeat each other no more than before.",
+        above=0,
+    ),
+    Look(
+        "style",
+        "refusals_change",
+        "There are more apologies and refusals.",
+        "There are no more apologies or refusals.",
+        above=0,
+    ),
+    Look(
+        "style",
+        "courtesy_change",
+        "More answers open with a courtesy.",
+        "No more answers open with a courtesy.",
+        above=0,
+    ),
+    Look(
+        "likelihood",
+        "nll_change",
+        "Refined answers are further from what the model would say.",
+        "Refined answers are more natural to the model.",
+        above=0,
+    ),
+    Look(
+        "embedding",
+        "own_cosine_change",
+        "Refining moved away from the model's own answers.",
+        "Refining moved towards the model's own answers.",
+        below=0,
+    ),
     Look("preference", "human_wins", "People prefer the raw answers.", "People prefer the refined.", below=0.5),
     Look("preference", "model_wins", "Judges prefer the raw answers.", "Judges prefer the refined.", below=0.5),
-)  # fmt: skip
+)
 
 
 def headline_pair(pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
@@ -131,7 +200,7 @@ def _line(out: Console, look: Look, row: Row, state: State) -> None:
     values = f"{_number(row['value']) + ends:>{VALUE}}{'n ' + format(row['n'], ','):>{COUNT}}"
     out.print(Text(f"{head}{label:<{room}}{values}", style="red" if state == "bad" else ""))
     said = {"bad": look.bad, "good": look.good, "open": how}[state]
-    out.print(Text(textwrap.shorten(said, WIDTH - 4, placeholder="…").join(["    ", ""]), style="dim"))
+    out.print(Text("    " + textwrap.shorten(said, WIDTH - 4, placeholder="…"), style="dim"))
 
 
 def _number(value: float) -> str:
@@ -141,7 +210,8 @@ def _number(value: float) -> str:
 def _foot(out: Console, found: Compared, others: Sequence[tuple[str, str]]) -> None:
     out.print()
     for note in found.notes:
-        out.print(Text(textwrap.shorten(f"note: {note}", WIDTH, placeholder=" …"), style="dim"))
+        lines = textwrap.wrap(f"note: {note}", WIDTH, max_lines=2, placeholder=" …")
+        out.print(Text("\n".join(lines), style="dim"))
     rest = f", and {', '.join(f'{raw} → {refined}' for raw, refined in others)}" if others else ""
     said = "Intervals are 95%; bad is an interval wholly beyond a convention's bound."
     said += f" --full shows all measures{rest}; --json has them exactly."

@@ -90,10 +90,14 @@ def test_it_is_asked_once(lab, measured):
 
 
 def test_terminal_output_fits_80_columns(lab, measured):
-    for args in (["--steps", "raw", "agrees"], ["--sweep", "min_cosine"]):
+    sizes = []
+    for args in (["--full"], [], ["--sweep", "min_cosine"]):
         done = refinery("diagnose", "lab.yaml", *args, cwd=lab)
         assert done.returncode == 0, done.stderr
-        assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+        lines = done.stdout.splitlines()
+        assert [line for line in lines if len(line) > 80] == []
+        sizes.append(len(lines))
+    assert sizes[1] <= 40 < 100 < sizes[0]
     assert "min_cosine 0.8" in done.stdout and "just below" in done.stdout
 
 
