@@ -140,3 +140,19 @@ def test_the_final_steps_are_what_is_trained_on(store):
     ):
         Path("other.yaml").write_text(head + more)
         assert final_steps(load_spec("other.yaml")) == names
+
+
+def test_every_point_of_a_matrix_has_its_own_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"{n}?", "answer": "word " * n} for n in range(1, 9)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "spec.yaml").write_text("""
+name: small
+source: {path: rows.jsonl, split: {train: 1.0}}
+graph: {short: {op: length_filter, from: source, max: 5, on_error: drop, fallback: drop}}
+matrix: {graph.short.max: [3, 6]}
+""")
+    done = call("run", "spec.yaml", "--stage", "refine")
+    assert done.code == 0, done.err
+    lines = [line.partition(": short: ")[2] for line in done.err.splitlines() if "rows refined" in line]
+    assert lines == ["0 of 8 rows refined (3 unchanged, 5 dropped)", "0 of 8 rows refined (6 unchanged, 2 dropped)"]

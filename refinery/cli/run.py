@@ -116,12 +116,19 @@ def losses(results: Iterable[StepResult]) -> list[str]:
 
 
 def data_lines(spec: Spec, store: Store) -> list[str]:
-    """What became of the data: a line for each step that is trained on, of all points of a matrix."""
+    """What became of the data: a line for each step that is trained on, at each point of a matrix."""
+    if not spec.matrix:
+        steps = looking.latest(store, [*spec.all_sources, *spec.graph])
+        return [f"{each.step}: {each.words()}" for each in fates(store, spec, steps)]
     lines = []
     for point in spec.points:
-        steps = looking.latest(store, [*point.spec.all_sources, *point.spec.graph])
-        lines += [f"{each.step}: {each.words()}" for each in fates(store, point.spec, steps)]
-    return list(dict.fromkeys(lines))
+        try:
+            known = step_fingerprints(point.spec, store)
+        except UserError:  # this point failed, which has been said
+            continue
+        steps = [{**row, "name": name} for name, found in known.items() if (row := store.step(found))]
+        lines += [f"{point.label}: {each.step}: {each.words()}" for each in fates(store, point.spec, steps)]
+    return lines
 
 
 def _chooses(op: str) -> bool:
