@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/refinery run specs/lab.yaml
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow -o timeout=1800
