@@ -74,9 +74,10 @@ class Arrivals:
 
 
 @contextmanager
-def arriving(spec: Spec, store: Store, run_id: str) -> Iterator[Arrivals]:
+def arriving(spec: Spec, store: Store, run_id: str, *, ahead: bool = True) -> Iterator[Arrivals]:
     """Read all sources and begin to store all rows of all splits, bad ones included, each as a step that made them.
-    What is not stored when the block ends with an error is left for the next run."""
+    What is not stored when the block ends with an error is left for the next run. Without `ahead` all is stored before
+    the block begins, so that steps get what the store keeps (a preview's keeps few rows)."""
     begin, stop = Event(), Event()
     with ExitStack() as stack:
         read = stack.enter_context(readings(spec, store))
@@ -92,7 +93,10 @@ def arriving(spec: Spec, store: Store, run_id: str) -> Iterator[Arrivals]:
                 writing = writer.submit(_write, store, fingerprint, each.outcomes(), begin, stop)
                 coming[fingerprint] = Arrival(each, writing, begin)
             store.name_step(name, fingerprint)
-        yield Arrivals(found, coming)
+        if not ahead:
+            for arrival in coming.values():
+                arrival.wait()
+        yield Arrivals(found, coming if ahead else {})
         for arrival in coming.values():
             arrival.wait()
         for name, each in read.items():

@@ -57,7 +57,7 @@ def run_graph(
 
     With `run_id` the caller holds the store's lock and finishes the run; without, the graph is a run of its own.
     `provider` stands in for the spec's models and encoders (refinery.services.Services) and is not closed. Without
-    `writes`, steps that write files pass their rows and write none.
+    `writes` (a preview), steps that write files pass their rows and write none, and all sources are stored first.
     Rows with a transient failure (a server that was overloaded) are asked again, and so is what later steps made of
     them. Raises UserError where the run cannot go on (no server at the address, too many rows fail); what was answered
     until then is kept, as it is after KeyboardInterrupt, which is raised on.
@@ -110,7 +110,7 @@ async def _run(
     spec: Spec, store: Store, journal: Journal, run_id: str, progress: Callback, provider: Provider | None, writes: bool
 ) -> dict[str, StepResult]:
     results = {}
-    with arriving(spec, store, run_id) as sources:
+    with arriving(spec, store, run_id, ahead=writes) as sources:
         steps = resolve(spec, sources.fingerprints, fetch=True)
         known = {**sources.fingerprints, **{step.name: step.fingerprint for step in steps}}
         identities = {name: each for step in steps for name, each in step.models.items() if spec.models[name].from_}
