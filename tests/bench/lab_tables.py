@@ -1,6 +1,6 @@
 """The lab's long tables, in pieces: each trains one method of a spec in specs/tables/ on one domain with one seed.
 
-    python -m tests.bench.lab_tables main [--minutes 60] [--domains clinic workshop harbor] [--methods sft_raw raft]
+    python -m tests.bench.lab_tables main [--minutes 60] [--domains clinic harbor] [--methods raft] [--seeds 0 1]
     python -m tests.bench.lab_tables main --show          # the table of what is there; runs nothing
     python -m tests.bench.lab_tables main --fill          # what the stores know and older lines lack; runs nothing
 
@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from refinery.catalog import METHODS, module
 from refinery.spec import Spec, load_spec
 from tests.bench import table_lines, table_pages
 from tests.bench.table_lines import Line, read, write
@@ -59,7 +60,9 @@ def overrides(table: str, domain: str, seed: int, method: str, chosen: Mapping[s
     steps, rewriters = parts(whole, methods)
     own = f"_{method}_{seed}" if whole.get("rewriters") else ""
     found = [f"name=table_{table}_{domain}{own}", f"train.seeds=[{seed}]", "report.baseline=null"]
-    found += [f"train.methods={json.dumps(methods)}"]
+    fields = {key for each in methods.values() for key in module(METHODS, each["method"]).Params.model_fields}
+    defaults = {key: value for key, value in train.get("defaults", {}).items() if key in fields}
+    found += [f"train.methods={json.dumps(methods)}", f"train.defaults={json.dumps(defaults)}"]
     if "graph" in whole:
         found += [f"graph={json.dumps(steps)}"]
     if "rewriters" in whole:
@@ -111,13 +114,13 @@ def run(table: str, settings: Sequence[str], seconds: float) -> bool:
             return False
 
 
-def work(table: str, domains: Sequence[str], only: Sequence[str], minutes: float) -> None:
+def work(table: str, domains: Sequence[str], methods: Sequence[str], seeds: Sequence[int], minutes: float) -> None:
     """Seed by seed, domain by domain, method by method, until the time is over."""
     until = time.monotonic() + 60 * minutes
     train = spec_of(table).train
     assert train
-    for seed in train.seeds:
-        for domain, method in ((d, m) for d in domains for m in train.methods if not only or m in only):
+    for seed in (seed for seed in train.seeds if not seeds or seed in seeds):
+        for domain, method in ((d, m) for d in domains for m in train.methods if not methods or m in methods):
             known, left = read(table), until - time.monotonic()
             if standing(known, domain, seed, method) or left < 30:
                 continue
@@ -168,13 +171,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--domains", nargs="+", default=[])
     parser.add_argument("--methods", nargs="+", default=[])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[])
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--fill", action="store_true")
     args = parser.parse_args()
     if args.fill:
         fill(args.table)
     elif not args.show:
-        work(args.table, args.domains or [domain_of(args.table)], args.methods, args.minutes)
+        work(args.table, args.domains or [domain_of(args.table)], args.methods, args.seeds, args.minutes)
     print(table_pages.page(args.table, spec_of(args.table), read(args.table)))
 
 

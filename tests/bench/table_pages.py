@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,11 @@ def contrast(known: Sequence[Line], weights: Mapping[str, float], of: str, confi
     return Contrast(mean.value, mean.low, mean.high, n_items, sum(runs.values()))
 
 
+def fewest_seeds(known: Sequence[Line], methods: Sequence[str]) -> int:
+    """Of the trainings that all of these methods share, on the domain that has fewest."""
+    return min((len(panel.values[name]) for panel in panels(known, methods) for name in methods), default=0)
+
+
 def _is(panel: Panel, kind: str, among: Sequence[Panel]) -> bool:
     if kind == "unseen":
         return panel.benchmark.endswith("_unseen")
@@ -145,7 +150,7 @@ def table_rows(spec: Spec, known: Sequence[Line]) -> list[str]:
 def _cells(spec: Spec, known: Sequence[Line], name: str, apart: Sequence[str], heads: Sequence[str]) -> list[str]:
     own = [line for line in known if line["method"] == name]
     result = compared(known, spec, name) if name != BASE and own else None
-    if name != BASE and result is None:
+    if not own:
         return ["not run", *[""] * (len(heads) - 2)]
     cells = dict.fromkeys(heads[1:], "")
     values = [
@@ -187,7 +192,7 @@ def _mean(known: Sequence[Line], name: str, of: str) -> str:
         some = [panel for panel in every if _is(panel, of, every)]
         return f"{100 * np.mean([panel.values[BASE].mean() for panel in some]):.1f}" if some else ""
     found = contrast(known, {name: 1.0}, of)
-    return percent(found) if found else ""
+    return percent(replace(found, low=max(0.0, found.low), high=min(1.0, found.high))) if found else ""
 
 
 def _less(result: MethodResult | None, mean: str) -> str:

@@ -1,0 +1,199 @@
+"""The long tables' specs hold what they promise, their pieces load, and a line is what its checkpoint did."""
+
+import json
+
+import numpy as np
+import pytest
+
+from refinery.catalog import METHODS, module, names
+from tests.bench import lab_data, lab_tables, table_pages
+from tests.bench.hypotheses import HYPOTHESES, TABLES
+from tests.bench.table_lines import packed
+
+ROOT = lab_tables.ROOT
+FILES = sorted(path.stem for path in (ROOT / "specs" / "tables").glob("*.yaml") if path.stem != "backbones")
+
+OTHERS = (
+    "dft gem cpt sft_replay mssr ewc l2sp lwf fapm wise_ft sft_from_teacher self_sft acopd opd gkd opsd sdpo "
+    "offline_distill"
+).split()
+
+
+def methods(table: str) -> dict:
+    return dict(lab_tables.spec_of(table).train.methods)
+
+
+def test_every_table_has_a_page_and_says_how_it_is_run() -> None:
+    assert set(FILES) == set(TABLES)
+    for table in FILES:
+        first, second, *rest = (ROOT / "specs" / "tables" / f"{table}.yaml").read_text("utf-8").splitlines()
+        assert first == f"# Run: refinery run specs/tables/{table}.yaml"
+        assert second == "# yaml-language-server: $schema=../refinery.schema.json"
+        assert f"tests.bench.lab_tables {table}`" in " ".join(line.strip("# ") for line in rest)
+        spec = lab_tables.spec_of(table)
+        assert spec.name == f"table_{table}" and spec.report.baseline in spec.train.methods
+
+
+def test_all_methods_stand_in_a_table() -> None:
+    assert set(OTHERS) <= set(methods("methods"))
+    assert {"grpo", "grpo_kl", "sdpo", "sft"} == set(methods("reinforced"))
+    assert {"sft_raw", "sft_fused", "reinvoke", "sdft_paper", "sdft_released", "raft"} == set(methods("main"))
+    used = {each.method for table in FILES for each in methods(table).values()}
+    used |= {each.method for table in FILES for each in lab_tables.spec_of(table).rewriters.values()}
+    assert used == set(names(METHODS))
+
+
+def test_the_budget_is_the_same_for_all() -> None:
+    main, others = lab_tables.spec_of("main").train, lab_tables.spec_of("methods").train
+    assert main.tune == others.tune and others.seeds == [0, 1, 2] and main.seeds == [0, 1, 2, 3, 4]
+    for each in (*main.methods.values(), *others.methods.values()):
+        assert (each.params.epochs, each.params.batch_size, each.params.max_length) == (10, 16, 256)
+        assert each.params.lora is None
+
+
+def test_data_sets_of_equal_volume() -> None:
+    wanted = {"sft_raw", "prompted", "best_of_n", "filtered", "augmented", "self_sft", "dart_public", "dart_robust"}
+    assert set(methods("dart")) == wanted
+    assert {(each.params.max_steps, each.params.batch_size) for each in methods("dart").values()} == {(189, 16)}
+
+
+def test_the_agents_rewards_and_gates() -> None:
+    rewriters = lab_tables.spec_of("agent").rewriters
+    one = rewriters["agent"].params.model_dump()
+    differ = {n: {k: v for k, v in r.params.model_dump().items() if v != one[k]} for n, r in rewriters.items()}
+    assert differ == {
+        "agent": {},
+        "no_diversity": {"diversity_weight": 0.0},
+        "no_alignment": {"alignment_weight": 0.0},
+        "soft_gate": {"gate": "soft"},
+        "no_gate": {"gate": "none"},
+    }
+    assert set(methods("agent")) == {"sft_raw", "prompted", "sampled_prompted", "sampled", *rewriters}
+
+
+def test_what_the_teacher_is_shown_of_an_article() -> None:
+    shown = {name: each.params.teacher_prompt for name, each in methods("knowledge").items() if each.method == "sdft"}
+    names_in = {name: ("article" in prompt, "answer" in prompt) for name, prompt in shown.items()}
+    assert names_in["sdft_text"] == (True, False) and names_in["sdft_answer"] == (False, True)
+    assert names_in["sdft_both"] == names_in["sdft_both_paper"] == (True, True)
+    assert {"sft", "cpt"} <= set(methods("knowledge"))
+
+
+def test_skills_in_sequence() -> None:
+    train = lab_tables.spec_of("sequence").train
+    assert [stage.name for stage in train.stages] == ["clinic", "workshop", "harbor"]
+    assert {each.method for each in train.methods.values()} == {"sft", "sdft"}
+
+
+def test_bare_answers_and_samples() -> None:
+    spec = lab_tables.spec_of("working")
+    assert {each.method for each in spec.train.methods.values()} == {"sft", "sdft", "raft"}
+    assert spec.evaluate.samples == {"sampled": 16} and spec.evaluate.domain == ["greedy", "sampled"]
+
+
+@pytest.mark.parametrize("table", FILES)
+def test_every_piece_is_a_spec_of_its_own(table: str) -> None:
+    """With what its method names, and no more."""
+    whole = lab_tables.spec_of(table)
+    for name, each in whole.train.methods.items():
+        piece = lab_tables.spec_of(table, lab_tables.overrides(table, lab_tables.domain_of(table), 2, name, {}))
+        assert name in piece.train.methods and piece.train.seeds == [2]
+        assert piece.train.methods[name] == each
+        assert set(piece.graph) <= set(whole.graph)
+        assert all(piece.graph[step] == whole.graph[step] for step in piece.graph)
+        assert piece.seed == (2 if whole.rewriters else 0)
+    if table == "dart":
+        assert not lab_tables.spec_of(table, lab_tables.overrides(table, "clinic", 0, "sft_raw", {})).graph
+
+
+def test_another_domain_and_what_a_grid_chose() -> None:
+    piece = lab_tables.spec_of("main", lab_tables.overrides("main", "harbor", 1, "raft", {"learning_rate": 2e-4}))
+    assert piece.source.lab == "harbor" and piece.evaluate.domain == ["lab_harbor", "lab_harbor_unseen"]
+    assert not piece.train.tune and piece.train.methods["raft"].params.learning_rate == 2e-4
+    with pytest.raises(AssertionError):
+        lab_tables.overrides("knowledge", "harbor", 0, "sft", {})
+
+
+@pytest.mark.parametrize("name", lab_data.MADE)
+def test_data_files_are_what_makes_them(name: str) -> None:
+    assert (lab_data.FOLDER / f"{name}.jsonl").read_text("utf-8") == lab_data.text(lab_data.MADE[name]())
+
+
+def test_data_files_teach_nothing_of_the_test() -> None:
+    trained = {row["question"] for row in lab_data.sums()}
+    assert not trained & {row["question"] for row in lab_data.sums_test()}
+    for row in lab_data.questions():
+        assert row["entry"] in row["article"] and row["entry"].rstrip(".").endswith(row["key"])
+
+
+def test_hypotheses_name_what_the_tables_have() -> None:
+    """A test that no run could ever decide would read "not run" for good."""
+    known = {name: {"base", *methods(name)} for name in TABLES}
+    for hypothesis in HYPOTHESES:
+        for test in hypothesis.tests:
+            closure = dict(zip(test.figure.__code__.co_freevars, test.figure.__closure__ or (), strict=True))
+            if "weights" in closure:
+                table = closure["table"].cell_contents
+                assert set(closure["weights"].cell_contents) <= known[table], test.says
+
+
+def test_items_come_back_as_they_were() -> None:
+    items = tuple("abcdefghij")
+    for values in (np.array([1.0, 0, 0, 1, 1, 0, 1, 0, 0, 1]), np.linspace(0, 1, 10)):
+        line = json.loads(json.dumps(packed("domain", items, values)))
+        assert ("bits" in line) == (set(values) <= {0.0, 1.0})
+        assert np.allclose(table_pages.unpacked(line), values, atol=1e-4)
+    assert packed("domain", items, np.ones(10))["items"] != packed("domain", items[::-1], np.ones(10))["items"]
+
+
+def _line(method: str, seed: int | None, **scores: list[float]) -> dict:
+    right = {
+        name.partition("__")[0]: packed(name.partition("__")[2], tuple(map(str, range(len(each)))), np.array(each))
+        for name, each in scores.items()
+    }
+    found = {"domain": "clinic", "method": method, "seed": seed, "checkpoint": f"{method}{seed}"}
+    return {**found, "chosen": {}, "logged": {}, "right": right}
+
+
+def test_a_contrast_is_the_difference_of_means_on_shared_seeds() -> None:
+    known = [
+        _line(
+            "base", None, lab_clinic__domain=[0, 0, 0, 0], lab_clinic_unseen__domain=[0, 0], lab_sums__general=[1, 1]
+        ),
+        _line("a", 0, lab_clinic__domain=[1, 1, 1, 0], lab_clinic_unseen__domain=[1, 1], lab_sums__general=[1, 0]),
+        _line("a", 1, lab_clinic__domain=[1, 1, 0, 0], lab_clinic_unseen__domain=[1, 0], lab_sums__general=[1, 1]),
+        _line("a", 2, lab_clinic__domain=[0, 0, 0, 0], lab_clinic_unseen__domain=[0, 0], lab_sums__general=[0, 0]),
+        _line("b", 0, lab_clinic__domain=[1, 0, 0, 0], lab_clinic_unseen__domain=[0, 0], lab_sums__general=[1, 1]),
+        _line("b", 1, lab_clinic__domain=[0, 0, 0, 0], lab_clinic_unseen__domain=[0, 0], lab_sums__general=[0, 1]),
+    ]
+    figures = {of: table_pages.contrast(known, {"a": 1, "b": -1}, of) for of in ("domain", "unseen", "general", "both")}
+    assert {of: (round(f.value, 9), f.n_seeds) for of, f in figures.items()} == {
+        "domain": (0.5, 2),  # (3 + 2 - 1) / 8
+        "unseen": (0.75, 2),
+        "general": (0.0, 2),
+        "both": (0.25, 2),
+    }
+    assert all(f.low <= f.value <= f.high for f in figures.values())
+    assert table_pages.contrast(known, {"a": 1, "base": -1}, "domain").value == pytest.approx(5 / 12)
+    assert table_pages.contrast(known, {"a": 1, "c": -1}, "domain") is None
+    assert table_pages.fewest_seeds(known, ["a", "b"]) == 2
+
+
+def test_stages_make_a_matrix() -> None:
+    known = [_line("base", None, lab_clinic__domain=[0, 0], lab_workshop__domain=[0, 0], lab_sums__general=[1, 1])]
+    for seed in (0, 1):
+        known.append(
+            _line("sft@first", seed, lab_clinic__domain=[1, 1], lab_workshop__domain=[0, 0], lab_sums__general=[1, 1])
+        )
+        known.append(
+            _line("sft", seed, lab_clinic__domain=[0, 1], lab_workshop__domain=[1, 1], lab_sums__general=[1, 0])
+        )
+    found = table_pages.stages(known, ["sft@first", "sft"], ["lab_clinic", "lab_workshop"])
+    assert found.accuracy.value == pytest.approx(0.75) and found.backward_transfer.value == pytest.approx(-0.5)
+
+
+def test_module_of_every_method_has_parameters() -> None:
+    """`overrides` leaves out the defaults that a method alone has not."""
+    piece = lab_tables.overrides("working", "working", 0, "sft", {})
+    assert "max_completion_length" not in next(each for each in piece if each.startswith("train.defaults="))
+    assert "max_completion_length" in module(METHODS, "raft").Params.model_fields
