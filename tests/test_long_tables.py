@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from refinery.catalog import METHODS, module, names
+from refinery.lab import DOMAINS, SKILLS, items
+from refinery.lab.domains import answer_words
 from tests.bench import lab_data, lab_tables, table_pages
 from tests.bench.hypotheses import HYPOTHESES, TABLES
-from tests.bench.table_lines import packed
+from tests.bench.table_lines import packed, read
 
 ROOT = lab_tables.ROOT
 FILES = sorted(path.stem for path in (ROOT / "specs" / "tables").glob("*.yaml") if path.stem != "backbones")
@@ -120,6 +122,11 @@ def test_data_files_are_what_makes_them(name: str) -> None:
 
 
 def test_data_files_teach_nothing_of_the_test() -> None:
+    asked = {item["question"] for skill in SKILLS for item in items(f"lab_{skill}")}
+    prompts = {row["question"] for row in lab_data.general()}
+    words = {word for domain in DOMAINS for word in answer_words()[domain]}
+    assert len(prompts) == 240 and not prompts & asked
+    assert not any(word in row["answer"] for row in lab_data.general() for word in words)
     trained = {row["question"] for row in lab_data.sums()}
     assert not trained & {row["question"] for row in lab_data.sums_test()}
     for row in lab_data.questions():
@@ -135,6 +142,15 @@ def test_hypotheses_name_what_the_tables_have() -> None:
             if "weights" in closure:
                 table = closure["table"].cell_contents
                 assert set(closure["weights"].cell_contents) <= known[table], test.says
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_committed_lines_are_of_the_specs_as_they_stand(table: str) -> None:
+    for line in read(table):
+        method = line["method"].partition("@")[0]
+        assert method == "base" or method in methods(table)
+        if "spec" in line:
+            assert line["spec"] == lab_tables.spec_digest(table, method), f"{table} {method}: run it again"
 
 
 def test_items_come_back_as_they_were() -> None:

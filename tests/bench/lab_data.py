@@ -3,6 +3,8 @@
     articles.jsonl   the clinic's rule as a reader finds it: an article a thing, an entry for each trait that the source
                      covers; what it says of the rest follows from several articles together
     questions.jsonl  test questions on single entries, with the article and the very entry beside them
+    general.jsonl    prompts of the general skills with their answers, none of them a test item or of a domain (of facts
+                     there are no others than the test's, so none are here)
     sums.jsonl       exercises with bare answers, none of them a test sum
     sums_test.jsonl  every fourth of lab_sums' items
 
@@ -14,9 +16,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from refinery.lab import items, skills, source_rows
-from refinery.lab.domains import rule
-from refinery.lab.topics import RAW_FRAMES, TOPICS, ask, say
+from refinery.lab import PROMPTS, SKILLS, items, skills, source_rows
+from refinery.lab.domains import WORLD, rule
+from refinery.lab.mix import random_answer
+from refinery.lab.prompts import fill
+from refinery.lab.topics import OWN_FRAMES, RAW_FRAMES, TOPICS, ask, say
 
 FOLDER = Path(__file__).parent.parent.parent / "specs" / "tables" / "data"
 DOMAIN = "clinic"
@@ -48,6 +52,31 @@ def questions(each: int = 4) -> Rows:
     return found
 
 
+def general(count: int = 240) -> Rows:
+    """Every skill but facts, equally often; `reference` on the topics that are no domain."""
+    rng, found = Random("general prompts"), {}
+    asked = {item["question"] for skill in SKILLS for item in items(f"lab_{skill}")}
+    makers = [_reference, skills.format_exercise, skills.sums_exercise, skills.spelling_exercise, _choice]
+    while len(found) < count:
+        question, answer = makers[len(found) % len(makers)](rng)
+        if question not in asked:
+            found[question] = answer
+    return [{"question": question, "answer": answer} for question, answer in found.items()]
+
+
+def _reference(rng: Random) -> tuple[str, str]:
+    topic = TOPICS[rng.choice(WORLD)]
+    cell, word = (rng.choice(topic.traits), rng.choice(topic.things)), random_answer(rng)
+    question = ask(topic, "train", rng.randrange(7), cell, rng)
+    reference = say(rng.choice(RAW_FRAMES), topic, cell, word)
+    return fill(PROMPTS["rewrite"], question=question, answer=reference), say(OWN_FRAMES[0], topic, cell, word)
+
+
+def _choice(rng: Random) -> tuple[str, str]:
+    question, answers, gold = skills.choice_exercise(rng)
+    return question, answers[gold]
+
+
 def sums() -> Rows:
     """As many as a domain has source rows."""
     rng, found = Random("bare sums"), {}
@@ -64,7 +93,7 @@ def sums_test() -> Rows:
     ]
 
 
-MADE = {"articles": articles, "questions": questions, "sums": sums, "sums_test": sums_test}
+MADE = {"general": general, "articles": articles, "questions": questions, "sums": sums, "sums_test": sums_test}
 
 
 def text(rows: Rows) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from refinery.catalog import METHODS, module
+from refinery.records import digest
 from refinery.spec import Spec, load_spec
 from tests.bench import table_lines, table_pages
 from tests.bench.table_lines import Line, read, write
@@ -73,6 +74,15 @@ def overrides(table: str, domain: str, seed: int, method: str, chosen: Mapping[s
         assert set(whole["evaluate"]["domain"]) == {f"lab_{domain_of(table)}", f"lab_{domain_of(table)}_unseen"}
         found += [f"source.lab={domain}", f"evaluate.domain=[lab_{domain},lab_{domain}_unseen]"]
     return found
+
+
+def spec_digest(table: str, method: str) -> str:
+    """Of what the spec says of a method's pieces. A line that was made of something else does not stand."""
+    whole = document(table)
+    train = {key: value for key, value in whole["train"].items() if key not in ("methods", "seeds")}
+    methods = {method: whole["train"]["methods"][method]}
+    said = [whole.get(key) for key in ("model", "source", "sources", "evaluate")]
+    return digest([methods, train, *parts(whole, methods), *said], 8)
 
 
 def parts(whole: Mapping[str, Any], methods: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,7 +132,7 @@ def work(table: str, domains: Sequence[str], methods: Sequence[str], seeds: Sequ
     for seed in (seed for seed in train.seeds if not seeds or seed in seeds):
         for domain, method in ((d, m) for d in domains for m in train.methods if not methods or m in methods):
             known, left = read(table), until - time.monotonic()
-            if standing(known, domain, seed, method) or left < 30:
+            if standing(known, table, domain, seed, method) or left < 30:
                 continue
             chosen = chosen_by(known, domain, train.seeds[0], method) if seed != train.seeds[0] else {}
             if train.tune and not chosen and seed != train.seeds[0]:
@@ -131,7 +141,8 @@ def work(table: str, domains: Sequence[str], methods: Sequence[str], seeds: Sequ
             if run(table, settings, left):
                 found = table_lines.lines(spec_of(table, settings), ROOT, domain, seed)
                 wall = round(time.monotonic() - started, 1)
-                write(table, [_told(line, wall, chosen) for line in found if line["method"] in _own(method, found)])
+                told = {"wall": wall, "spec": spec_digest(table, method)}
+                write(table, [_told(line, told, chosen) for line in found if line["method"] in _own(method, found)])
 
 
 def _own(method: str, found: Iterable[Line]) -> list[str]:
@@ -140,14 +151,16 @@ def _own(method: str, found: Iterable[Line]) -> list[str]:
     return [n for n in names if n in (table_lines.BASE, method) or n.startswith(f"{method}@")]
 
 
-def _told(line: Line, wall: float, chosen: Mapping[str, Any]) -> Line:
+def _told(line: Line, told: Line, chosen: Mapping[str, Any]) -> Line:
     if line["method"] == table_lines.BASE:
         return line
-    return {**line, "chosen": dict(chosen) or line["chosen"], "wall": wall}
+    return {**line, "chosen": dict(chosen) or line["chosen"], **told}
 
 
-def standing(known: Iterable[Line], domain: str, seed: int, method: str) -> bool:
-    return any((line["domain"], line["seed"], line["method"]) == (domain, seed, method) for line in known)
+def standing(known: Iterable[Line], table: str, domain: str, seed: int, method: str) -> bool:
+    """Whether there is a line for it, of the spec as it is; one that does not say which spec it is of counts."""
+    own = [line for line in known if (line["domain"], line["seed"], line["method"]) == (domain, seed, method)]
+    return bool(own) and own[0].get("spec") in (None, spec_digest(table, method))
 
 
 def chosen_by(known: Iterable[Line], domain: str, seed: int, method: str) -> dict[str, Any]:
