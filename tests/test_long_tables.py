@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from evals.forgetting import compare_panels
+from evals.panels import Panels
 from refinery.catalog import METHODS, module, names
 from refinery.lab import DOMAINS, SKILLS, items
 from refinery.lab.domains import answer_words
@@ -164,7 +166,9 @@ def test_items_come_back_as_they_were() -> None:
 
 def _line(method: str, seed: int | None, **scores: list[float]) -> dict:
     right = {
-        name.partition("__")[0]: packed(name.partition("__")[2], tuple(map(str, range(len(each)))), np.array(each))
+        name.partition("__")[0]: packed(
+            name.partition("__")[2], tuple(f"{name}{n}" for n in range(len(each))), np.array(each)
+        )
         for name, each in scores.items()
     }
     found = {"domain": "clinic", "method": method, "seed": seed, "checkpoint": f"{method}{seed}"}
@@ -193,6 +197,32 @@ def test_a_contrast_is_the_difference_of_means_on_shared_seeds() -> None:
     assert table_pages.contrast(known, {"a": 1, "base": -1}, "domain").value == pytest.approx(5 / 12)
     assert table_pages.contrast(known, {"a": 1, "c": -1}, "domain") is None
     assert table_pages.fewest_seeds(known, ["a", "b"]) == 2
+
+
+def test_figures_are_those_of_a_comparison() -> None:
+    """With evals.forgetting, which has them from a store."""
+    rng, known = np.random.default_rng(0), []
+
+    def scores(share: float) -> dict:
+        drawn = {name: (rng.random(60) < share).astype(float) for name in ("lab_clinic", "lab_sums", "lab_facts")}
+        return {f"{name}__{'domain' if name == 'lab_clinic' else 'general'}": x for name, x in drawn.items()}
+
+    known.append(_line("base", None, **scores(0.97)))
+    for seed in range(3):
+        known += [_line("sft", seed, **scores(0.6)), _line("raft", seed, **scores(0.8))]
+    panels = table_pages.panels(known, ["sft", "raft"])
+    wanted = compare_panels(Panels(panels, []), baseline="sft").methods["raft"]
+    pairs = {
+        "score": (wanted.domain_mean.score, table_pages.contrast(known, {"raft": 1}, "domain")),
+        "difference": (wanted.general_mean.vs_baseline, table_pages.contrast(known, {"raft": 1, "sft": -1}, "general")),
+        "recovered": (wanted.general_mean.damage_recovered, table_pages.recovered(known, "raft", "sft")),
+    }
+    for name, (theirs, ours) in pairs.items():
+        assert (ours.value, ours.low, ours.high) == pytest.approx((theirs.value, theirs.low, theirs.high)), name
+        assert ours.n_items == theirs.n_items, name
+    kept = {f"{name}__general": table_pages.unpacked(known[0]["right"][name]) for name in ("lab_sums", "lab_facts")}
+    known += [_line("still", seed, **kept) for seed in range(3)]
+    assert np.isnan(table_pages.recovered(known, "raft", "still").value)  # it lost nothing
 
 
 def test_stages_make_a_matrix() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from evals import stats
-from evals.forgetting import Estimate, MethodResult, compare_panels
-from evals.panels import BASE, Panel, Panels
+from evals.panels import BASE, Panel
 from refinery.spec import Spec
 from tests.bench.table_lines import Line
 
@@ -37,9 +36,14 @@ def panels(known: Sequence[Line], methods: Sequence[str]) -> list[Panel]:
             assert not unlike, f"{benchmark}: {unlike} were asked other items than the base"
             values = {name: np.stack([unpacked(one) for one in each]) for name, each in rows.items()}
             values[BASE] = unpacked(packed)[None]
-            items = tuple(str(n) for n in range(packed["n"]))
+            items = _items(packed)
             found.append(Panel(benchmark, packed["kind"], items, values, runs=domain))
     return found
+
+
+def _items(packed: Line) -> tuple[str, ...]:
+    """Names for a benchmark's items: the same in every line that asked them, and no other benchmark's."""
+    return tuple(f"{packed['items']}:{number}" for number in range(packed["n"]))
 
 
 def unpacked(packed: Line) -> np.ndarray:
@@ -54,16 +58,6 @@ def deciding(found: Sequence[Panel]) -> list[Panel]:
     first = {panel.runs: panel.benchmark for panel in reversed(found) if panel.kind == "domain"}
     taken = [p for p in found if p.benchmark.startswith("lab_") and not p.benchmark.endswith("_unseen")]
     return [p for p in found if p.kind == "general" or p.benchmark == first[p.runs] or p in taken]
-
-
-def compared(known: Sequence[Line], spec: Spec, method: str) -> MethodResult | None:
-    """A method beside the table's baseline, on what both have."""
-    baseline = spec.report.baseline
-    assert baseline
-    found = deciding(panels(known, list(dict.fromkeys([baseline, method]))))
-    if not found:
-        return None
-    return compare_panels(Panels(found, []), baseline=baseline, margin=spec.report.margin).methods[method]
 
 
 # ---- contrasts
@@ -98,8 +92,29 @@ def contrast(known: Sequence[Line], weights: Mapping[str, float], of: str, confi
             )
     mean = stats.crossed(blocks, confidence)
     runs = {block.runs: block.values.shape[0] for block in blocks}
-    n_items = sum(p.values[BASE].shape[1] for p in {p.benchmark: p for some in chosen.values() for p in some}.values())
+    n_items = _count(panel for some in chosen.values() for panel in some)
     return Contrast(mean.value, mean.low, mean.high, n_items, sum(runs.values()))
+
+
+def recovered(known: Sequence[Line], method: str, baseline: str) -> Contrast | None:
+    """Of the general mean that the baseline lost, the share that the method did not lose: (method - baseline) over
+    (base - baseline), interval by Fieller. NaN where the baseline's loss cannot be told from 0; None without lines."""
+    found = [panel for panel in deciding(panels(known, [method, baseline])) if panel.kind == "general"]
+    if not found:
+        return None
+    blocks = []
+    for panel in found:
+        each, other = panel.values[method], panel.values[baseline]
+        both = np.stack([each - other, panel.values[BASE] - other], axis=-1)
+        blocks.append(stats.Block(both, panel.runs, panel.items, 1 / len(found)))
+    ratio = stats.crossed_ratio(blocks)
+    known_loss = ratio.bounded and sum(block.values[..., 1].mean() for block in blocks) > 0
+    ends = (ratio.value, ratio.low, ratio.high) if known_loss else (math.nan,) * 3
+    return Contrast(*ends, _count(found), sum({block.runs: len(block.values) for block in blocks}.values()))
+
+
+def _count(found: Iterable[Panel]) -> int:
+    return sum(map(len, {panel.items for panel in found}))
 
 
 def fewest_seeds(known: Sequence[Line], methods: Sequence[str]) -> int:
@@ -149,23 +164,17 @@ def table_rows(spec: Spec, known: Sequence[Line]) -> list[str]:
 
 def _cells(spec: Spec, known: Sequence[Line], name: str, apart: Sequence[str], heads: Sequence[str]) -> list[str]:
     own = [line for line in known if line["method"] == name]
-    result = compared(known, spec, name) if name != BASE and own else None
     if not own:
         return ["not run", *[""] * (len(heads) - 2)]
-    cells = dict.fromkeys(heads[1:], "")
-    values = [
-        _mean(known, name, "domain"),
-        *(_mean(known, name, each) for each in apart),
-        _mean(known, name, "general"),
-    ]
-    domain, *others, general = values
-    shown = ["" if name == BASE else _seeds(own), domain, _less(result, "domain_mean"), *others, general]
-    shown += [_less(result, "general_mean"), _recovered(result), _average(_known(own, "logged", "forward_kl"))]
-    if "nll of data" in cells:
-        shown += [_average(_known(own, "data", "nll")), _average(_known(own, "data", "self_bleu"))]
-    shown += [_average(line["moved"]["domain"]["words"] for line in own if "domain" in line.get("moved", {}))]
-    shown += [_average(line["seconds"] for line in own), _average(_spent(own)), _settings(own)]
-    return shown
+    means = {of: _mean(known, name, of) for of in ("domain", *apart, "general")}
+    less = {of: _less(known, spec, name, of) for of in ("domain", "general")}
+    cells = ["" if name == BASE else _seeds(own), means["domain"], less["domain"], *(means[of] for of in apart)]
+    cells += [means["general"], less["general"], _recovered(known, spec, name)]
+    cells += [_average(_known(own, "logged", "forward_kl"))]
+    if "nll of data" in heads:
+        cells += [_average(_known(own, "data", "nll")), _average(_known(own, "data", "self_bleu"))]
+    cells += [_average(line["moved"]["domain"]["words"] for line in own if "domain" in line.get("moved", {}))]
+    return [*cells, _average(line["seconds"] for line in own), _average(_spent(own)), _settings(own)]
 
 
 def _apart(known: Sequence[Line]) -> list[str]:
@@ -181,7 +190,7 @@ def _base_panels(known: Sequence[Line]) -> list[Panel]:
     for line in (line for line in known if line["method"] == BASE):
         for name, packed in line["right"].items():
             if packed["kind"] != "shown":
-                items = tuple(str(n) for n in range(packed["n"]))
+                items = _items(packed)
                 found.append(Panel(name, packed["kind"], items, {BASE: unpacked(packed)[None]}, runs=line["domain"]))
     return found
 
@@ -192,22 +201,27 @@ def _mean(known: Sequence[Line], name: str, of: str) -> str:
         some = [panel for panel in every if _is(panel, of, every)]
         return f"{100 * np.mean([panel.values[BASE].mean() for panel in some]):.1f}" if some else ""
     found = contrast(known, {name: 1.0}, of)
-    return percent(replace(found, low=max(0.0, found.low), high=min(1.0, found.high))) if found else ""
+    return percent(_share(found)) if found else ""
 
 
-def _less(result: MethodResult | None, mean: str) -> str:
-    effect = getattr(result, mean) if result else None
-    return percent(effect.vs_baseline, sign=True) if effect is not None and effect.vs_baseline.estimable else ""
+def _share(found: Contrast) -> Contrast:
+    """A score, whose interval ends at 0 and 1."""
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
-def _recovered(result: MethodResult | None) -> str:
-    effect = result.general_mean if result else None
-    if effect is None or effect.damage_recovered.note == "this is the baseline":
-        return ""
-    return percent(effect.damage_recovered)
+def _less(known: Sequence[Line], spec: Spec, name: str, of: str) -> str:
+    baseline = spec.report.baseline
+    found = contrast(known, {name: 1.0, baseline: -1.0}, of) if baseline and name not in (BASE, baseline) else None
+    return percent(found, sign=True) if found else ""
 
 
-def percent(estimate: Estimate | Contrast, sign: bool = False) -> str:
+def _recovered(known: Sequence[Line], spec: Spec, name: str) -> str:
+    baseline = spec.report.baseline
+    found = recovered(known, name, baseline) if baseline and name not in (BASE, baseline) else None
+    return percent(found) if found else ""
+
+
+def percent(estimate: Contrast, sign: bool = False) -> str:
     if math.isnan(estimate.value):
         return "not estimable"
     form = "+.1f" if sign else ".1f"
@@ -286,7 +300,7 @@ def pass_rows(known: Sequence[Line]) -> list[str]:
         for name in names:
             values = np.stack([unpacked(right[name]) for right in own])
             mean = stats.crossed([stats.Block(values)])
-            cells.append(percent(Contrast(mean.value, mean.low, mean.high, values.shape[1], len(own))))
+            cells.append(percent(_share(Contrast(mean.value, mean.low, mean.high, values.shape[1], len(own)))))
         found.append(f"| {method} | {' | '.join(cells)} |")
     return found
 
