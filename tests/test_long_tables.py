@@ -106,8 +106,27 @@ def test_every_piece_is_a_spec_of_its_own(table: str) -> None:
         assert set(piece.graph) <= set(whole.graph)
         assert all(piece.graph[step] == whole.graph[step] for step in piece.graph)
         assert piece.seed == (2 if whole.rewriters else 0)
-    if table == "dart":
-        assert not lab_tables.spec_of(table, lab_tables.overrides(table, "clinic", 0, "sft_raw", {})).graph
+
+
+def test_a_piece_trains_no_rewriter_that_its_rows_do_not_need() -> None:
+    """Else its tokens would count another's."""
+
+    def rewriters(table: str) -> dict[str, set[str]]:
+        pieces = {name: lab_tables.overrides(table, "clinic", 0, name, {}) for name in methods(table)}
+        return {name: set(lab_tables.spec_of(table, piece).rewriters) for name, piece in pieces.items()}
+
+    agents = {"agent", "no_diversity", "no_alignment", "soft_gate", "no_gate"}
+    assert rewriters("agent") == {
+        **{name: set() for name in ("sft_raw", "prompted", "sampled_prompted")},
+        **{name: {name} for name in agents},
+        "sampled": {"agent"},
+    }
+    assert {name: found for name, found in rewriters("dart").items() if found} == {
+        "dart_public": {"public"},
+        "dart_robust": {"robust"},
+    }
+    raw = lab_tables.spec_of("raft", lab_tables.overrides("raft", "clinic", 0, "sft_raw", {}))
+    assert not raw.graph
 
 
 def test_another_domain_and_what_a_grid_chose() -> None:

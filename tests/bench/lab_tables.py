@@ -61,6 +61,7 @@ def overrides(table: str, domain: str, seed: int, method: str, chosen: Mapping[s
     steps, rewriters = parts(whole, methods)
     own = f"_{method}_{seed}" if whole.get("rewriters") else ""
     found = [f"name=table_{table}_{domain}{own}", f"train.seeds=[{seed}]", "report.baseline=null"]
+    found += [f"train.data={data_of(whole, methods[method])}"]
     fields = {key for each in methods.values() for key in module(METHODS, each["method"]).Params.model_fields}
     defaults = {key: value for key, value in train.get("defaults", {}).items() if key in fields}
     found += [f"train.methods={json.dumps(methods)}", f"train.defaults={json.dumps(defaults)}"]
@@ -89,8 +90,7 @@ def parts(whole: Mapping[str, Any], methods: Mapping[str, Any]) -> tuple[dict[st
     """The steps and rewriters that these methods name, and what those name."""
     steps, rewriters = whole.get("graph", {}), whole.get("rewriters", {})
     known = {**steps, **rewriters}
-    data = whole["train"].get("data", list(steps)[-1] if steps else "source")
-    waiting = {word for each in methods.values() for word in {data, *_words(each)}}
+    waiting = {word for each in methods.values() for word in {data_of(whole, each), *_words(each)}}
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -100,12 +100,19 @@ def parts(whole: Mapping[str, Any], methods: Mapping[str, Any]) -> tuple[dict[st
     return {n: s for n, s in steps.items() if n in found}, {n: r for n, r in rewriters.items() if n in found}
 
 
+def data_of(whole: Mapping[str, Any], method: Mapping[str, Any]) -> str:
+    """What it learns from."""
+    last = list(whole.get("graph", {}))[-1:]
+    return str(method.get("data", whole["train"].get("data", *last)))
+
+
 def _words(value: Any) -> set[str]:
-    """Every string in it."""
+    """Every string in it that may be the name of a step or a model."""
     if isinstance(value, str):
         return {value}
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return {word for each in inner for word in _words(each)}
+    if isinstance(value, dict):
+        value = [each for key, each in value.items() if key not in ("op", "method", "preset", "kind")]
+    return {word for each in value for word in _words(each)} if isinstance(value, list) else set()
 
 
 def run(table: str, settings: Sequence[str], seconds: float) -> bool:
