@@ -64,18 +64,20 @@ def load(
             loaded: Any = AutoModelForCausalLM.from_pretrained(place, dtype=kind, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"model {model}: {str(error).strip().splitlines()[0]}") from error
-    loaded = _adapted(loaded, adapter) if adapter else loaded
+    loaded = with_adapter(loaded, adapter) if adapter else loaded
     return loaded.to(where).eval(), tokenizer
 
 
-def _adapted(model: Any, adapter: str) -> Any:
-    """The model with the adapter's weights added to its own, which costs nothing from then on."""
+def with_adapter(model: Any, adapter: str, merged: bool = True) -> Any:
+    """The model with the adapter's weights added to its own, which costs nothing from then on; not `merged`, peft's
+    model of both."""
     try:
         from peft import PeftModel
     except ImportError:
         raise UserError('an adapter needs peft: pip install "refinery[train]"') from None
     try:
-        return PeftModel.from_pretrained(model, str(adapter_folder(adapter))).merge_and_unload()
+        found = PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
+        return found.merge_and_unload() if merged else found
     except (ValueError, RuntimeError, OSError) as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"adapter {adapter}: it does not fit the model ({line})") from error
