@@ -75,13 +75,26 @@ class OpenAIModel:
                 "returns the log-probabilities of a prompt: say how with likelihood: prompt_logprobs (vLLM) or echo"
             )
         prompt, target = await asyncio.to_thread(self._ids, messages, continuation)
+        return Likelihood([logprob for logprob, _ in await self.score_ids(prompt, target)])
+
+    async def score_ids(self, prompt: list[int], target: list[int]) -> list[tuple[float, bool | None]]:
+        """Of each token of `target` after `prompt`: its log-probability, and whether none was likelier (None where the
+        server does not show). The entry says how (`likelihood`)."""
         if not target:
-            return Likelihood([])
+            return []
+        how = self.spec.likelihood or "echo"
         body: dict[str, Any] = {"model": self.served, "prompt": [*prompt, *target], "temperature": 0.0}
         body |= {"max_tokens": 1, "prompt_logprobs": 0} if how == "prompt_logprobs" else {}
         body |= {"max_tokens": 0, "echo": True, "logprobs": 1} if how == "echo" else {}
         read = partial(self._logprobs, how, len(prompt), target)
-        return Likelihood(await self.servers.ask("/completions", orjson.dumps(body), read))
+        return await self.servers.ask("/completions", orjson.dumps(body), read)
+
+    async def complete_ids(self, ids: list[int], sampling: Sampling, name: str = "") -> Reply:
+        """What follows these tokens. `name` is the request's digest, where text is drawn."""
+        seed = {"seed": int(name[:8], 16) >> 1} if name and sampling.temperature > 0 else {}
+        body = {"prompt": ids, **seed, **self._tail(sampling)[0]}
+        body.pop("chat_template_kwargs", None)
+        return await self.servers.ask("/completions", orjson.dumps(body), self._reply)
 
     async def user_slot(self) -> str:
         if not self.spec.tokenizer:
@@ -228,22 +241,33 @@ class OpenAIModel:
                 )
             )
 
-    def _logprobs(self, how: str, start: int, target: list[int], content: bytes) -> list[float]:
-        """Those of the tokens `target`, which stand in the scored prompt from place `start` on."""
+    def _logprobs(self, how: str, start: int, target: list[int], content: bytes) -> list[tuple[float, bool | None]]:
+        """Those of the tokens `target`, which stand in the scored prompt from place `start` on, each with whether it
+        was the likeliest."""
         data = self._parsed(content)
         try:
             choice = data["choices"][0]
-            if how == "echo":
-                found = choice["logprobs"]["token_logprobs"][start : start + len(target)]
-            else:
-                scored = choice["prompt_logprobs"][start:]
-                found = [place[str(token)]["logprob"] for place, token in zip(scored, target, strict=True)]
-            logprobs = [float(value) for value in found]
+            found = (_echoed if how == "echo" else _ranked)(choice, start, target)
         except (KeyError, TypeError, IndexError, ValueError):
             if isinstance(data, dict) and "choices" not in data:
                 self._refused(data, content)
             raise UserError(f"{self.place}: the server's answer holds no log-probabilities of the prompt") from None
         self._spent(data.get("usage"))
-        if len(logprobs) != len(target):
-            raise UserError(f"{self.place}: the server scored {len(logprobs)} tokens where {len(target)} were sent")
-        return logprobs
+        if len(found) != len(target):
+            raise UserError(f"{self.place}: the server scored {len(found)} tokens where {len(target)} were sent")
+        return found
+
+
+def _echoed(choice: Any, start: int, target: list[int]) -> list[tuple[float, bool | None]]:
+    """From the log-probabilities of an echoed prompt."""
+    rows = slice(start, start + len(target))
+    logprobs = [float(value) for value in choice["logprobs"]["token_logprobs"][rows]]
+    likeliest = (choice["logprobs"].get("top_logprobs") or [None] * (start + len(target)))[rows]
+    tops = [max(each.values()) <= own if each else None for own, each in zip(logprobs, likeliest, strict=True)]
+    return list(zip(logprobs, tops, strict=True))
+
+
+def _ranked(choice: Any, start: int, target: list[int]) -> list[tuple[float, bool | None]]:
+    """From vLLM's prompt_logprobs, which give each token's rank."""
+    scored = [place[str(token)] for place, token in zip(choice["prompt_logprobs"][start:], target, strict=True)]
+    return [(float(each["logprob"]), each["rank"] == 1 if "rank" in each else None) for each in scored]

@@ -185,6 +185,12 @@ class VllmModel:
             )
         return await (await self._started()).loglikelihood(messages, continuation)
 
+    async def score_ids(self, prompt: list[int], target: list[int]) -> list[tuple[float, bool | None]]:
+        return await (await self._started()).score_ids(prompt, target)
+
+    async def complete_ids(self, ids: list[int], sampling: Sampling, name: str = "") -> Reply:
+        return await (await self._started()).complete_ids(ids, sampling, name)
+
     async def user_slot(self) -> str:
         return await self._client.user_slot()
 
