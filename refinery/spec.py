@@ -63,7 +63,8 @@ class Spec(Section):
     train: TrainSpec | None = None
     checkpoints: dict[Name, list[str]] = Field(default_factory=dict)
     """Weights trained elsewhere from `model`, to be evaluated and compared like a method of `train`: by name, the
-    folder (or hub id) of each seed's full weights or LoRA adapter."""
+    folder (or hub id) of each seed's full weights or LoRA adapter; models.NAME is one that is served, as `models` has
+    it."""
     evaluate: EvaluateSpec | None = None
     report: ReportSpec = Field(default_factory=ReportSpec)
     limits: LimitsSpec = Field(default_factory=LimitsSpec)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from refinery import catalog, readers, taskfiles
+from refinery import catalog, readers, served, taskfiles
 from refinery.errors import UserError, did_you_mean
 from refinery.models.weights import no_weights
 from refinery.spec import SOURCE
@@ -26,6 +26,8 @@ def check(draft: Draft, columns: Columns) -> None:
         _train(draft, columns)
     if draft.spec.evaluate:
         _evaluate(draft)
+    for place, message in served.mistakes(draft.spec):
+        draft.add(place, message)
     _report(draft)
 
 

@@ -116,8 +116,13 @@ class EvaluateSpec(Section):
     """What the training is for: a score here should rise."""
     general: list[str] = []
     """What should not be forgotten."""
+    backend: str = "transformers"
+    """What is asked: transformers runs the weights in this process; vllm serves one checkpoint after the other by a
+    `vllm serve` of its own; a name under models takes that entry's settings: of backend vllm for serving them, of
+    backend openai for asking the base, all `checkpoints` being served too. Scores of different backends are not
+    compared."""
     batch_size: PositiveInt = 64
-    """Items that are run together."""
+    """Items that are run together; a server decides that by itself."""
     max_tokens: PositiveInt = 512
     """Of a written answer."""
     limit: PositiveInt | None = None
