@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from evals import results
+from evals.subjects import Subject
 from refinery.records import digest
 from refinery.spec_models import EvaluateSpec
 
@@ -22,31 +23,39 @@ SHAPING = ("repetition_penalty", "no_repeat_ngram_size", "num_beams", "length_pe
            "forced_bos_token_id", "forced_eos_token_id", "guidance_scale")  # fmt: skip
 """The generation settings saved with a checkpoint that change even a greedy answer."""
 
+DECLARED = ("args", "max_context")
+"""Of a server's entry under `models:`."""
+
 ELSEWHERE = ("config_source", "data_files", "data_dir")
 """Paths in a task's configuration."""
 
 
-def describe(tasks: Mapping[str, Any], subject: Any, settings: EvaluateSpec) -> dict[str, Any]:
-    """Setting to value. `subject` is the checkpoint as the harness knows it: tokenizer, dtype, device, generation."""
+def describe(tasks: Mapping[str, Any], subject: Subject, settings: EvaluateSpec) -> dict[str, Any]:
+    """Setting to value. `subject` is the checkpoint as the harness knows it (evals/subjects.py)."""
     limits = [max_tokens(task) for task in tasks.values() if task.OUTPUT_TYPE == "generate_until"]
     first = next(iter(tasks.values()))
     primary = getattr(first, "primary", "") or next(iter(first._metric_fn_list))
-    template = subject.tokenizer.chat_template if chats(tasks) else None
+    template = subject.chat_template if chats(tasks) else None
     return {
         "harness": f"lm-eval {importlib.metadata.version('lm-eval')}",
         "task": digest([task_digest(task) for task in tasks.values()]),
         "task_version": str(first.VERSION),
-        "chat_template": None if template is None else digest(template),
+        "chat_template": template if template is None or subject.tokenizer is None else digest(template),
         "shots": first.get_config("num_fewshot"),
         "dtype": subject.dtype,
         "device": subject.device,
-        "batch_size": settings.batch_size,
-        "backend": "hf",
+        "batch_size": subject.batch_size,
+        "backend": subject.backend,
         "max_tokens": max(limits, default=None),
         "limit": settings.limit,
-        "generation": {key: subject.generation[key] for key in SHAPING if subject.generation.get(key) is not None},
+        "generation": shaping(subject.generation),
         "primary_metric": results.label(primary, first._filters[0].name),
     }
+
+
+def shaping(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings saved with weights, or declared for a server, those that shape what is said."""
+    return {key: generation[key] for key in (*SHAPING, *DECLARED) if generation.get(key) is not None}
 
 
 def chats(tasks: Mapping[str, Any]) -> bool:

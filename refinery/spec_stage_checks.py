@@ -40,7 +40,7 @@ def _checkpoints(draft: Draft) -> None:
         if not paths:
             draft.add(("checkpoints", name), "name at least one folder of weights")
         for number, path in enumerate(paths):
-            if message := no_weights(path):
+            if not path.startswith(served.SERVED) and (message := no_weights(path)):
                 draft.add(("checkpoints", name, number), message)
 
 

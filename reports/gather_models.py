@@ -90,6 +90,7 @@ def comparison(
         store, base=base["fingerprint"], methods=methods, domain=spec.evaluate.domain, general=spec.evaluate.general
     )
     if not any(set(panel.values) - {BASE} for panel in loaded.found):
+        notes += [note if note.endswith(".") else f"{note}." for note in loaded.notes]
         return [], None
     from evals.forgetting import compare_panels  # needs scipy, which a run that only refines does without
 

@@ -15,6 +15,7 @@ from refinery.spec_models import EvaluateSpec
 DATA = "arc"
 PATTERNS = {"arc_challenge": "*[Cc]hallenge*test*", "arc_easy": "*[Ee]asy*test*"}
 PREPARED = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
+RANKED = tuple(PATTERNS)
 
 
 def names() -> Sequence[str]:

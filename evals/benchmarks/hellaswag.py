@@ -13,6 +13,7 @@ from evals.benchmarks._tasks import Task, builtin
 from refinery.spec_models import EvaluateSpec
 
 DATA = "hellaswag"
+RANKED = ("hellaswag",)
 
 
 def names() -> Sequence[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from refinery.lab import CALIBRATION, DOMAINS, SKILLS, items, score
 
 TASKS = Path(__file__).parent / "lab_tasks"
+RANKED = ("lab_choice",)
 
 
 def names() -> Sequence[str]:

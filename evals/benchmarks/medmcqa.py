@@ -15,6 +15,7 @@ from refinery.spec_models import EvaluateSpec
 
 DATA = "medmcqa"
 COLUMNS = ("id", "question", "opa", "opb", "opc", "opd", "cop")
+RANKED = ("medmcqa",)
 
 
 def names() -> Sequence[str]:

@@ -17,6 +17,7 @@ from refinery.spec_models import EvaluateSpec
 
 DATA = "mmlu"
 FOLDER = "mmlu/default"
+RANKED = ("mmlu",)
 
 
 def names() -> Sequence[str]:

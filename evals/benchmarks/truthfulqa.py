@@ -17,6 +17,7 @@ from refinery.spec_models import EvaluateSpec
 
 DATA = "truthfulqa"
 TARGETS = ("mc1_targets", "mc2_targets")
+RANKED = ("truthfulqa_mc1", "truthfulqa_mc2")
 
 
 def names() -> Sequence[str]:

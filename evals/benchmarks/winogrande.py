@@ -13,6 +13,7 @@ from refinery.spec_models import EvaluateSpec
 
 DATA = "winogrande"
 COLUMNS = ("sentence", "option1", "option2", "answer")
+RANKED = ("winogrande",)
 
 
 def names() -> Sequence[str]:

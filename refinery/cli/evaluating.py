@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from refinery.errors import UserError
+from refinery.served import SERVED
 
 HEAD = """\
 # Run: refinery run {path}
@@ -42,6 +43,9 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first items of each benchmark.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Prompts at a time.")] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="transformers, in this process; vllm serves one after the other.")
+    ] = "transformers",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for spec, store and report; runs/NAMES where it is left out.")
     ] = None,
@@ -60,8 +64,9 @@ def evaluate(
     evaluation |= {"data": str(data)} if data else {}
     evaluation |= {"limit": limit} if limit else {}
     evaluation |= {"batch_size": batch_size} if batch_size else {}
+    evaluation |= {"backend": backend} if backend != "transformers" else {}
     for each in itertools.chain(*checkpoints.values()):
-        if message := no_weights(each):
+        if not each.startswith(SERVED) and (message := no_weights(each)):
             raise UserError(message)
     spec = {"name": _name(folder.name), "model": base, "checkpoints": checkpoints}
     spec |= {"evaluate": {key: value for key, value in evaluation.items() if value}}

@@ -173,7 +173,7 @@ def evaluate(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[
     if spec.evaluate is None:
         progress.note("no evaluate: in the spec, nothing to evaluate")
         return []
-    from refinery.cli.training import evaluate_final
+    from refinery.cli.scoring import evaluate_final
 
     failed = []
     for point in spec.points:

@@ -1,4 +1,4 @@
-"""Train and evaluate what a spec asks for: tune on validation, train every method and seed, score what is final.
+"""Train what a spec asks for: tune on validation, then train every method and seed.
 
 The domain's test items are touched once, by the final checkpoints: a grid is chosen on the validation split alone.
 A training that fails does not stop the others: why it failed stands in the store, and the same command tries it again.
@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from evals import harness, judging
-from evals.movement import Movement
-from evals.stages import matrices
 from refinery.cli.cells import Cell, Cells
 from refinery.cli.progress import Progress
 from refinery.errors import UserError
-from refinery.graph import step_fingerprints
 from refinery.matrix import Point
-from refinery.models import identity
-from refinery.models.transformers import resolve
-from refinery.records import Score, digest
-from refinery.spec import SOURCE, EvaluateSpec, ModelSpec, Spec
-from refinery.store import ELSEWHERE, Row, Store
+from refinery.records import Score
+from refinery.spec import SOURCE, EvaluateSpec, Spec
+from refinery.store import Row, Store
 from trainers import gate, processes
 from trainers.job import TrainJob, directory
 from trainers.train import fingerprint, stands, train
@@ -167,100 +162,3 @@ class Training:
             self.progress.note(f"{label}: {gate.sentence(rows)}")
         if said := gate.warning(rows, settings):
             self.progress.note(f"warning: {label.removeprefix('gate ')}: {said}")
-
-
-def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) -> None:
-    """The base, every final checkpoint of the point and every stage on the way to one, on every benchmark. What is
-    scored already is skipped."""
-    spec = point.spec
-    assert spec.evaluate is not None
-    base = _record_base(spec, store, run_id)
-    elsewhere = _record_elsewhere(spec, store, run_id, base)
-    rows = [row for row in store.checkpoints() if row["role"] in ("base", "final", "stage")]
-    if point.keys:
-        own = _own(point, rows, store) | {base, *elsewhere}
-        rows = [row for row in rows if row["fingerprint"] in own]
-    rows = [row for row in rows if row["status"] == "complete"]
-    benchmarks = [*spec.evaluate.domain, *spec.evaluate.general]
-    source = step_fingerprints(spec, store).get(SOURCE)
-    heldout = [e for e in store.examples(source) if e.split == "test"] if source else []
-    select = spec.train.select if spec.train else None
-    task = " ".join(filter(None, ["checkpoints", point.label]))
-    judge = judging.of(spec, store)
-    for number, row in enumerate(rows):
-        label = row["name"] if row["role"] == "base" else f"{row['name']} seed {row['seed']}"
-        progress.update(task, number, len(rows), label)
-        harness.evaluate(
-            row["fingerprint"],
-            row["path"],
-            benchmarks,
-            spec.evaluate,
-            store=store,
-            base=spec.model if row["method"] == ELSEWHERE else None,
-            heldout=heldout,
-            select=select,
-            judge=judge,
-        )
-    progress.update(task, len(rows), len(rows))
-    _measure_movement(spec, store, base, rows, progress)
-    for matrix in matrices(spec, store) if not point.keys else ():
-        for line in matrix.lines():
-            progress.note(line)
-
-
-def _measure_movement(spec: Spec, store: Store, base: str, rows: list[Row], progress: Progress) -> None:
-    """How far each checkpoint is from the base; what stands is not measured again."""
-    settings = spec.evaluate
-    assert settings is not None
-    trained = [row for row in rows if row["fingerprint"] != base]
-    if not settings.movement or not trained:
-        return
-    places = {row["fingerprint"]: (row["path"], spec.model if row["method"] == ELSEWHERE else None) for row in rows}
-    moving = Movement(
-        store,
-        base,
-        open_model=lambda name: harness.open_weights(places[name][0], settings, places[name][1]),
-        benchmarks={"domain": settings.domain, "general": settings.general},
-        prompts=settings.movement,
-        about=harness.precision(places[base][0], settings),
-    )
-    for number, row in enumerate(trained):
-        progress.update("movement", number, len(trained), f"{row['name']} seed {row['seed']}")
-        moving.measure(row["fingerprint"])
-    progress.update("movement", len(trained), len(trained))
-
-
-def _own(point: Point, rows: list[Row], store: Store) -> set[str]:
-    """The point's checkpoints, and the stages that they went on from."""
-    bases = {row["fingerprint"]: str(row["base"]) for row in rows}
-    found: set[str] = set()
-    for cell in store.cells(point.id):
-        name = cell["checkpoint"]
-        while name in bases and name not in found:
-            found.add(name)
-            name = bases[name].removeprefix("checkpoint:")
-    return found
-
-
-def _record_base(spec: Spec, store: Store, run_id: str) -> str:
-    """The base model as a checkpoint row, so that it is scored and cited like any other; its fingerprint."""
-    base = identity(ModelSpec(model=spec.model, revision=spec.revision), fetch=True)
-    path = resolve(spec.model)
-    store.start_checkpoint(base, run_id, "base", "none", {"model": spec.model}, spec.seed, "", base, path, "base")
-    store.finish_checkpoint(base, {"model": spec.model, "revision": spec.revision})
-    return base
-
-
-def _record_elsewhere(spec: Spec, store: Store, run_id: str, base: str) -> list[str]:
-    """Weights trained elsewhere as final checkpoints, a seed for each folder of a name; their fingerprints."""
-    found = []
-    for name, paths in spec.checkpoints.items():
-        for seed, path in enumerate(paths):
-            weights = identity(ModelSpec(model=path), fetch=True)
-            called = digest([name, seed, weights])  # equal weights under two names are two rows of a table
-            params = {"model": path, "weights": weights}
-            store.start_checkpoint(called, run_id, name, ELSEWHERE, params, seed, "", base, resolve(path), "final")
-            store.finish_checkpoint(called, params)
-            found.append(called)
-    store.keep_elsewhere(found)
-    return found

@@ -65,9 +65,10 @@ def folder(model: str, revision: str | None = None, *, fetch: bool = False) -> P
 
 def no_weights(weights: str) -> str | None:
     """What to say of weights trained elsewhere that are no folder and cannot be ORG/NAME of the hub; None where they
-    may be one. Looks for the folder alone, so that a mistake is found before anything is asked of the hub."""
+    may be one. Where a folder ORG is here, a folder in it was meant. Looks for folders alone, so that a mistake is
+    found before anything is asked of the hub."""
     path = Path(weights).expanduser()
-    local = weights.startswith((".", "/", "~")) or weights.count("/") != 1
+    local = weights.startswith((".", "/", "~")) or weights.count("/") != 1 or path.parent.is_dir()
     if weights == "lab" or not local or path.is_dir():
         return None
     beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []

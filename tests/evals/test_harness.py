@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evals import fingerprints, harness
+from evals import fingerprints, harness, subjects, tasks
 from refinery.errors import UserError
 from refinery.lab import BASE, items
 from refinery.records import Example, Score
@@ -53,7 +53,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     model = Oracle()
     model.answers, model.seen = {}, []
-    monkeypatch.setattr(harness._Subject, "lm", property(lambda self: model))
+    monkeypatch.setattr(subjects.Weights, "lm", property(lambda self: model))
     return model
 
 
@@ -122,7 +122,7 @@ def test_every_lab_benchmark_has_its_file_and_all_its_items() -> None:
     files = {path.stem for path in lab.TASKS.glob("lab_*.yaml")}
     assert files == set(lab.names())
     for name in ("lab_clinic", "lab_market_unseen", "lab_sums", "lab_choice"):
-        (task,) = harness._load(str(lab.task(name)), named=False).values()
+        (task,) = tasks._load(str(lab.task(name)), named=False).values()
         assert [doc["question"] for doc in task.eval_docs] == [item["question"] for item in items(name)]
 
 
@@ -208,10 +208,10 @@ def test_the_fingerprint_changes_with_what_changes_scores(store: Store, oracle: 
 def test_the_task_digest_is_the_same_in_the_next_process() -> None:
     from evals.benchmarks import lab
 
-    harness._load.cache_clear()
-    (one,) = harness._load(str(lab.task("lab_sums")), named=False).values()
-    harness._load.cache_clear()
-    (two,) = harness._load(str(lab.task("lab_sums")), named=False).values()
+    tasks._load.cache_clear()
+    (one,) = tasks._load(str(lab.task("lab_sums")), named=False).values()
+    tasks._load.cache_clear()
+    (two,) = tasks._load(str(lab.task("lab_sums")), named=False).values()
     assert one is not two and fingerprints.task_digest(one) == fingerprints.task_digest(two)
     text = json.dumps(fingerprints.readable(one))
     assert " at 0x" not in text and str(Path.cwd()) not in text
@@ -325,7 +325,7 @@ def test_templates_render_in_a_sandbox(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_answered_with_a_near_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "_index", lambda: harness._manager(include_defaults=False))
+    monkeypatch.setattr(tasks, "_index", lambda: tasks._manager(include_defaults=False))
     with pytest.raises(UserError, match=r'no benchmark lab_clinik \(did you mean "lab_clinic"'):
         run(store, "lab_clinik")
 

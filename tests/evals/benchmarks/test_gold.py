@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evals import harness, sandbox
+from evals import harness, sandbox, subjects
 from evals.benchmarks import _files, math500, mbpp, openfunctions, sciknoweval, toolalpaca
 from evals.scorers.choices import tagged
 from refinery.checks import agrees
@@ -237,8 +237,8 @@ def evaluated(name: str, data: Path, folder: Path, monkeypatch: Any, likely: Cal
             return "".join(turn["content"] for turn in chat)
 
     model = Knowing()
-    monkeypatch.setattr(harness._Subject, "lm", property(lambda self: model))
-    monkeypatch.setattr(harness._Subject, "context", 4096)
+    monkeypatch.setattr(subjects.Weights, "lm", property(lambda self: model))
+    monkeypatch.setattr(subjects.Weights, "context", 4096)
     folder.mkdir()
     settings = EvaluateSpec(data=str(data))
     return harness.evaluate("ckpt", str(tiny_model()), [name], settings, store=Store(folder / "store.duckdb"))

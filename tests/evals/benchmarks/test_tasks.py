@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evals import harness, offline
+from evals import harness, offline, subjects
 from evals.benchmarks import dialogue, ifeval, knowledge
 from evals.scorers.passk import pass_at_k
 from refinery import catalog
@@ -70,8 +70,8 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Any:
             return "".join(f"<{turn['role']}>{turn['content']}" for turn in chat)
 
     model = Model()
-    monkeypatch.setattr(harness._Subject, "lm", property(lambda self: model))
-    monkeypatch.setattr(harness._Subject, "context", 4096)
+    monkeypatch.setattr(subjects.Weights, "lm", property(lambda self: model))
+    monkeypatch.setattr(subjects.Weights, "context", 4096)
     return model
 
 
