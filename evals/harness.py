@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evals import fingerprints, offline, results
+from evals import answers, fingerprints, offline, results
 from evals.memory import Memory
 from evals.subjects import Subject, Weights, opened
 from evals.tasks import tasks_of
@@ -70,7 +70,8 @@ def evaluate(
                     described["prompts_cut"] = _prompts_cut(tasks, model)
                     described |= (next(iter(tasks.values())).config.metadata or {}).get("told", {})
                     found, samples = results.rows(raw, checkpoint, benchmark, fingerprint, described)
-                    writer.add(found, samples, notes)
+                    told = answers.told(raw, tasks, lm.was_cut, found[0], described["primary_metric"])
+                    writer.add([*found, *told], samples, notes)
             scores += found
     return scores
 

@@ -20,6 +20,7 @@ class Memory:
     def __init__(self, lm: Any, path: Path, tick: Callable[[int, int], None] | None = None):
         self._lm, self._path, self._tick = lm, path, tick
         self._known: dict[str, list[Any]] = {}
+        self._cut: dict[tuple[str, str], bool] = {}
         self._done = self._total = 0
         self._file: IO[str] | None = None
 
@@ -29,8 +30,10 @@ class Memory:
         self._file.seek(0)
         whole, _, cut = self._file.read().rpartition("\n")
         for line in whole.splitlines():
-            key, answer = json.loads(line)
+            key, answer, *cut_off = json.loads(line)
             self._known.setdefault(key, []).append(tuple(answer) if isinstance(answer, list) else answer)
+            if cut_off and cut_off[0] is not None:
+                self._cut[key, answer] = cut_off[0]
         if cut:  # stopped in the middle of a line
             self._file.truncate(len((whole + "\n").encode()) if whole else 0)
         self._lm.set_cache_hook(self)
@@ -72,10 +75,19 @@ class Memory:
                 answers[number] = answer
         return answers
 
+    def was_cut(self, args: Iterable[Any], answer: str) -> bool | None:
+        """Whether an answer in words stopped at its limit; None where the model did not tell."""
+        return self._cut.get((_key("generate_until", args), str(answer)))
+
     def add_partial(self, kind: str, args: Iterable[Any], answer: Any) -> None:
         """lm-eval's cache hook: called with each answer as it comes."""
         assert self._file is not None
-        self._file.write(json.dumps([_key(kind, args), answer], default=float) + "\n")
+        key, line = _key(kind, args), [answer]
+        if kind == "generate_until" and (tell := getattr(self._lm, "was_cut", None)):
+            line.append(tell(answer))
+            if line[1] is not None:
+                self._cut[key, answer] = line[1]
+        self._file.write(json.dumps([key, *line], default=float) + "\n")
         self._file.flush()
         self._done += 1
         if self._tick:

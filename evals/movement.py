@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from evals import stats
+from evals.answers import REFUSES
 from refinery.errors import UserError
 from refinery.records import Sample, Score, digest
 from refinery.store import Store
@@ -36,9 +37,6 @@ MOST_TOKENS = 512
 """Of an answer: what comes after is left out."""
 CHUNK = 256
 """Positions at a time: their float32 copies of the logits are what takes memory."""
-REFUSES = re.compile(
-    r"^\W*(i'?m sorry|i am sorry|sorry|i can(no|')t|i cannot|i'?m unable|i am unable|i won'?t|as an ai)\b", re.I
-)
 
 
 class Asked(NamedTuple):

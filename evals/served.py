@@ -96,8 +96,7 @@ class ServedLM(TemplateLM):
         super().__init__()
         self.model, self.tokenizer, self.context, self.place = model, tokenizer, context, place
         self.options = options
-        self.cut: bool | None = None
-        """Of the answer told last: was it cut at its limit?"""
+        self._cut: bool | None = None
         self._chats: dict[str, list[Message]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="served", daemon=True)
@@ -193,11 +192,15 @@ class ServedLM(TemplateLM):
             sampling, until = _sampling(options)
             reply = await self._reply(prompt, sampling, sample)
             text = str(postprocess_generated_text(reply.text, until, None))
-            self.cut = reply.finish_reason == "length" and text == reply.text
+            self._cut = reply.finish_reason == "length" and text == reply.text
             self.cache_hook.add_partial("generate_until", (prompt, options), text)
             return text
 
         return self._each(answer, asked)
+
+    def was_cut(self, answer: str) -> bool | None:
+        """Of the answer that the cache hook is told: did it stop at its limit?"""
+        return self._cut
 
     async def _reply(self, prompt: str, sampling: Sampling, sample: int) -> Reply:
         try:

@@ -125,7 +125,7 @@ class Weights:
 
     @cached_property
     def lm(self) -> Any:
-        from lm_eval.models.huggingface import HFLM
+        from evals.inprocess import InProcess
 
         if self.shelf is not None and self.adapter is not None and beside(Path(self.adapter)):
             model, tokenizer = self.shelf.base(self.path, self.dtype, self.device)
@@ -134,7 +134,7 @@ class Weights:
         else:
             model, tokenizer = self.weights()
         _end_at_the_chat_end(model, tokenizer)
-        return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)
+        return InProcess(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size)
 
     @cached_property
     def context(self) -> int:

@@ -117,7 +117,7 @@ def _configured(config: dict[str, Any]) -> Any:
             return chat_template(doc["messages"])
 
     config = dict(config)
-    chat, primary = config.pop("chat", True), config.pop("primary", "")
+    chat, primary, parses = config.pop("chat", True), config.pop("primary", ""), config.pop("parses", None)
     try:
         with offline.loading():
             config = _as_lm_eval_has_it(config) if "include" in config else config
@@ -125,7 +125,7 @@ def _configured(config: dict[str, Any]) -> Any:
             task = ChatTask(config=config)
     except (OSError, ImportError) as error:
         raise UserError(f"benchmark {config['task']}: {str(error).strip().splitlines()[0]}") from error
-    task.chat, task.primary = chat, primary
+    task.chat, task.primary, task.parses = chat, primary, parses
     _prepare(task)
     return task
 

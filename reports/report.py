@@ -20,8 +20,9 @@ from reports.data import ReportData
 from reports.gather import gather
 
 ORDER = (
-    "summary", "pareto", "forgetting", "recovery", "items", "sensitivity", "factorial", "stages", "gate", "training",
-    "movement", "forecasts", "tuning", "funnel", "diagnostics", "examples", "cost", "provenance",
+    "summary", "pareto", "forgetting", "answers", "recovery", "imported", "items", "sensitivity", "factorial",
+    "stages", "gate", "training", "movement", "forecasts", "tuning", "funnel", "diagnostics", "examples", "cost",
+    "provenance",
 )  # fmt: skip
 """The usual order; sections that it does not name stand before provenance."""
 

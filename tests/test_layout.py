@@ -41,7 +41,7 @@ def test_each_engine_is_imported_in_its_one_place() -> None:
                 if engine in imports(path):
                     where[engine].add(str(path.relative_to(ROOT)))
     assert where["duckdb"] <= {"refinery/database.py", "refinery/sql.py"}
-    assert where["lm_eval"] <= {f"evals/{name}.py" for name in ("harness", "tasks", "subjects", "served")}
+    assert where["lm_eval"] <= {f"evals/{name}.py" for name in ("harness", "tasks", "subjects", "served", "inprocess")}
 
 
 def test_help_and_validate_import_nothing_heavy() -> None:

@@ -2,8 +2,9 @@
 
 `builtin` is one of lm-eval's own, on the hub's rows or on local ones; `written` has its answers written, as a chat,
 and scored by a function; `ranked` takes the likeliest of several choices. Each gives a task's configuration as lm-eval
-has it, and three keys of ours: `include` (a file of lm-eval's own tasks, which the other keys change), `chat` (whether
-the model's chat template is used, where it has one) and `primary` (the metric, and filter, that counts).
+has it, and four keys of ours: `include` (a file of lm-eval's own tasks, which the other keys change), `chat` (whether
+the model's chat template is used, where it has one), `primary` (the metric, and filter, that counts) and `parses`
+((item, answer) to whether the rule finds an answer in it at all, right or wrong; it changes no score).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from evals.benchmarks._files import Rows
 from evals.scorers.passk import pass_at_k, steps
+from refinery.checks import value_of
 from refinery.errors import UserError
 from refinery.records import Message, digest
 from refinery.spec_models import EvaluateSpec
@@ -121,6 +123,15 @@ def written(
         named += [f"pass@{k}" for k in steps(samples)]
     task["metric_list"] = [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in named]
     return _with_rows(task, items, changes)
+
+
+FINDS = ("number", "boxed", "choice", "tool_call")
+"""The rules of refinery/checks that look for something an answer may lack."""
+
+
+def finds(kind: str) -> Callable[[Mapping[str, Any], str], bool] | None:
+    """A task's `parses` where its answers are judged by this rule; None for a rule that takes any text."""
+    return (lambda _, text: value_of(kind, text) is not None) if kind in FINDS else None
 
 
 def every(answers: Any, _: Any) -> Any:

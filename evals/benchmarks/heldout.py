@@ -6,6 +6,7 @@ Rows are asked as the chat they are, answered in greedy text, and judged by a ru
 from collections.abc import Sequence
 from typing import Any
 
+from evals.benchmarks._tasks import finds
 from refinery import templates
 from refinery.checks import agrees
 from refinery.errors import UserError
@@ -39,6 +40,7 @@ def task(name: str, *, examples: Sequence[Example] | None, select: SelectSpec, *
         "doc_to_target": "reference",
         "generation_kwargs": {"until": [], "do_sample": False},
         "process_results": scored,
+        "parses": finds(select.check),
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         "num_fewshot": 0,
         "metadata": {"version": 1},

@@ -11,6 +11,7 @@ from typing import Any
 from evals.benchmarks._files import splits
 from evals.benchmarks._tasks import Task, item, needs_data, written
 from evals.benchmarks.toolalpaca import score
+from evals.scorers.tools import parses
 from refinery.spec_models import EvaluateSpec
 
 DATA = "openfunctions"
@@ -26,4 +27,4 @@ def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     if not rows:
         raise needs_data(name, DATA, "data/openfunction/openfunction_test.json of sail-sg/sdft")
     items = [item([{"role": "user", "content": row["instruction"]}], row["output"]) for row in rows["test"]]
-    return written(name, items, score, ("acc", "acc_similar", "functions"), settings)
+    return written(name, items, score, ("acc", "acc_similar", "functions"), settings, parses=parses)

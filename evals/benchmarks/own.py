@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.benchmarks._judged import Judge, Judged, chosen, judged
-from evals.benchmarks._tasks import Task, item, ranked, written
+from evals.benchmarks._tasks import Task, finds, item, ranked, written
 from evals.scorers import grading
 from refinery import templates
 from refinery.checks import agrees
@@ -42,7 +42,9 @@ def task(name: str, *, settings: EvaluateSpec, judge: Judge | None = None, **_: 
         from evals.benchmarks.knowledge import read
 
         return judged(name, items, Judged(chosen(name, judge), _question, read), ("strict", "lenient"), settings)
-    found = written(name, [each | {"check": own.check} for each in items], score, ("acc",), settings)
+    found = written(
+        name, [each | {"check": own.check} for each in items], score, ("acc",), settings, parses=finds(own.check)
+    )
     found["chat"] = own.chat_template is not False
     if own.max_tokens:
         found["generation_kwargs"]["max_gen_toks"] = own.max_tokens

@@ -27,12 +27,16 @@ def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     if not rows:
         raise needs_data(name, DATA, "chemistry/test.json of lasgroup/SDPO, datasets/sciknoweval")
     items = [item(messages(row), row["answer"]) for row in rows["test"]]
-    return written(name, items, score, ("acc", "acc_any_form", "in_form"), settings)
+    return written(name, items, score, ("acc", "acc_any_form", "in_form"), settings, parses=parses)
 
 
 def messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
     system = [{"role": "system", "content": row["system"].strip()}] if row.get("system") else []
     return [*system, {"role": "user", "content": row["prompt"]}]
+
+
+def parses(_: Mapping[str, Any], text: str) -> bool:
+    return tagged(text) is not None
 
 
 def score(doc: Mapping[str, Any], text: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from evals.benchmarks._files import Rows, splits
 from evals.benchmarks._tasks import Task, item, needs_data, written
-from evals.scorers.tools import named, same, similar
+from evals.scorers.tools import named, parses, same, similar
 from refinery.spec_models import EvaluateSpec
 
 DATA = "toolalpaca"
@@ -38,7 +38,7 @@ def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     rows = splits(settings, DATA, {"test": f"*{kind}*"})
     if not rows:
         raise needs_data(name, DATA, f"data/eval_{kind}.json of tangqiaoyu/ToolAlpaca")
-    return written(name, list(items(rows["test"])), score, ("acc", "acc_similar", "functions"), settings)
+    return written(name, list(items(rows["test"])), score, ("acc", "acc_similar", "functions"), settings, parses=parses)
 
 
 def items(apis: Rows) -> Iterator[dict[str, Any]]:

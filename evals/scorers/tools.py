@@ -5,6 +5,8 @@ answers of one of them it failed 2 and hid the errors of 11.
 """
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from refinery.checks import calls
 from refinery.checks.calls import Call
@@ -30,6 +32,11 @@ def named(text: str, gold: str) -> bool:
     """The same functions in the same order, whatever their arguments."""
     found, wanted = calls.read(text), calls.read(gold)
     return found is not None and wanted is not None and [name for name, _ in found] == [name for name, _ in wanted]
+
+
+def parses(_: Mapping[str, Any], text: str) -> bool:
+    """Whether a text holds a call at all."""
+    return calls.read(text) is not None
 
 
 def _loosely(found: tuple[Call, ...]) -> Counter[Call]:

@@ -11,10 +11,12 @@ it promises 95, so it is not offered. How often `crossed` holds it is measured i
     paired     two models on the same items: lost and gained, McNemar, sign flips, effect sizes
     deciding   Holm, non-inferiority and equivalence, what could have been found
     averages   scores centred on chance
+    calibration  whether sureness is deserved: ECE, Brier
     sequences  tasks learnt one after the other
 """
 
 from evals.stats.averages import centred
+from evals.stats.calibration import brier, ece, softmax
 from evals.stats.crossing import DRAWS, Block, Moments, crossed, moments
 from evals.stats.deciding import detectable, detectable_accuracy, detectable_by, equivalence, holm, noninferiority
 from evals.stats.means import Mean, Ratio, Spread, by_cluster, cluster_mean, t_mean, wilson
@@ -31,6 +33,7 @@ __all__ = [
     "Moments",
     "Ratio",
     "Spread",
+    "brier",
     "by_cluster",
     "centred",
     "changes",
@@ -43,6 +46,7 @@ __all__ = [
     "detectable",
     "detectable_accuracy",
     "detectable_by",
+    "ece",
     "equivalence",
     "fieller",
     "holm",
@@ -52,6 +56,7 @@ __all__ = [
     "normalised",
     "odds_ratio",
     "sign_flip",
+    "softmax",
     "t_mean",
     "wilson",
 ]

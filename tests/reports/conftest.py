@@ -311,7 +311,31 @@ def evaluate(made: str, name: str | None, seed: int) -> tuple[list[Sample], list
         value = float(right.mean())
         low, high = value - 0.08, value + 0.06
         scores.append(Score(made, benchmark, "accuracy", value, low, high, ITEMS, marks, True, settings))
+        scores += answers(made, benchmark, value, marks)
     return samples, scores
+
+
+def answers(made: str, benchmark: str, value: float, marks: str) -> list[Score]:
+    """How it answered: toy_facts is ranked by likelihood, the others are written."""
+    shares = {"read": 0.5 + value / 2, "cut": 0.25 - value / 4, "empty": 0.0, "refused": 0.0125}
+    if benchmark == "toy_facts":
+        shares = {"ece": 0.3 - value / 4, "brier": 1.2 - value, "confidence": 0.8}
+    settings = {"primary_metric": ""}
+    return [
+        Score(
+            made,
+            f"answers/{benchmark}",
+            metric,
+            share,
+            max(0.0, share - 0.03),
+            share + 0.04,
+            ITEMS,
+            marks,
+            False,
+            settings,
+        )
+        for metric, share in shares.items()
+    ]
 
 
 def log(made: str, name: str, seed: int) -> list[dict[str, Any]]:
