@@ -14,7 +14,7 @@ from refinery.errors import UserError
 from refinery.graph import step_fingerprints
 from refinery.matrix import Point
 from refinery.models import identity
-from refinery.models.transformers import resolve
+from refinery.models.weights import folder, resolve
 from refinery.records import digest
 from refinery.served import SERVED
 from refinery.spec import SOURCE, EvaluateSpec, ModelSpec, Spec
@@ -38,7 +38,7 @@ def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) 
     heldout = [e for e in store.examples(source) if e.split == "test"] if source else []
     select = spec.train.select if spec.train else None
     judge = judging.of(spec, store)
-    asked = Subjects(spec, spec.evaluate, rows)
+    asked = Subjects(spec, spec.evaluate, rows, base)
     for row in rows:
         if asked.is_served(row):
             harness.check(benchmarks, asked.of(row), spec.evaluate, heldout, select, judge)
@@ -70,9 +70,12 @@ class Subjects:
     spec: Spec
     settings: EvaluateSpec
     rows: Sequence[Row]
+    base: str
+    """Its fingerprint."""
 
     def __post_init__(self) -> None:
         """Where there are adapters of one base, it is read once for all of them."""
+        self._base = next((row["path"] for row in self.rows if row["fingerprint"] == self.base and row["path"]), "")
         adapters = [row for row in self.rows if (Path(row["path"] or ".") / "adapter_config.json").is_file()]
         self._shelf = Shelf() if adapters else None
 
@@ -97,7 +100,7 @@ class Subjects:
     def weights(self, row: Row) -> Weights:
         """Of an adapter from elsewhere the base is the spec's: the path that peft wrote down need not be here."""
         own = row["role"] == "base" or row["method"] == ELSEWHERE
-        return Weights(row["path"], self.settings, self.spec.model if own else None, self._shelf)
+        return Weights(row["path"], self.settings, (self._base or self.spec.model) if own else None, self._shelf)
 
 
 def _measure_movement(asked: Subjects, store: Store, base: str, rows: list[Row], progress: Progress) -> None:
@@ -141,7 +144,8 @@ def _record_base(spec: Spec, store: Store, run_id: str) -> str:
         base, path, params = identity(entry), "", {"model": entry.model, "served": spec.evaluate.backend}  # type: ignore[union-attr]
     else:
         base = identity(ModelSpec(model=spec.model, revision=spec.revision), fetch=True)
-        path, params = resolve(spec.model), {"model": spec.model}
+        pinned = folder(spec.model, spec.revision, fetch=True) if spec.revision else None
+        path, params = str(pinned or resolve(spec.model)), {"model": spec.model}
     store.start_checkpoint(base, run_id, "base", "none", params, spec.seed, "", base, path, "base")
     store.finish_checkpoint(base, {"revision": spec.revision, **params})
     return base
