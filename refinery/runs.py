@@ -35,7 +35,7 @@ def status_of(store: Store, names: Iterable[str] = ()) -> Status:
     columns = "fingerprint, name, method, role, seed, status, path"
     sql = """SELECT c.name, c.role, c.seed, s.benchmark, s.metric, s.value, s.low, s.high, s.n, s.fingerprint
              FROM scores s JOIN checkpoints c ON c.fingerprint = s.checkpoint
-             WHERE c.role IN ('base', 'final', 'imported')
+             WHERE c.role IN ('base', 'final', 'imported') AND NOT starts_with(s.benchmark, 'answers/')
              ORDER BY s.benchmark, s.metric, s.fingerprint, c.role, c.name, c.seed"""
     return Status(
         store=str(store.path),
