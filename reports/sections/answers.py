@@ -18,10 +18,11 @@ CHOICES = {"ece": "ECE", "brier": "Brier", "confidence": "Confidence"}
 SHARES = (*WORDS, "confidence")
 
 _SPANS = "Brackets hold the 95% interval of a single run; of several trainings it is the mean, lowest and highest."
-_WORDS = (
-    f"Shares of the answers. {_SPANS} Answer found: the benchmark’s rule found something to judge, right or wrong. A "
-    "score that falls with it was lost to the form of the answers, not, or not only, to what is known."
+_FOUND = (
+    " Answer found: the benchmark’s rule found something to judge, right or wrong. A score that falls with it was lost "
+    "to the form of the answers, not, or not only, to what is known."
 )
+_WORDS = f"Shares of the answers. {_SPANS}"
 _CHOICES = (
     "ECE: expected calibration error of the choice that was taken, 15 bins; Brier: squared error over all choices, 0 "
     f"to 2; both of the likelihoods’ softmax over the choices, and less is better. {_SPANS} A few items give some ECE "
@@ -55,6 +56,7 @@ def render(data: ReportData) -> list[Block]:
             columns = [Column("Benchmark and model"), Column("Score", "right")]
             columns += [Column(metrics[metric], "right") for metric in known]
             cells = [[who, score, *(_cell(metric, found) for metric in known)] for who, score, found in rows]
+            note += _FOUND if "read" in known else ""
             blocks += [Heading(title, 3), Table(columns, cells, note=note)]
     if not blocks:
         return []
@@ -104,10 +106,12 @@ def _cell(metric: str, found: Mapping[str, _Shown]) -> Text:
     if metric not in found:
         return "unknown"
     shown = found[metric]
-    if shown.several:
-        write = table.percent if metric in SHARES else table.decimal
-        mean, low, high = map(write, (shown.value, shown.low, shown.high))
-        return mean if low == high else f"{mean} ({low.removesuffix('%')} to {high.removesuffix('%')})"
-    if metric in SHARES:
+    if metric in SHARES and not shown.several:
         return table.score_interval(shown)
-    return table.decimal_interval(shown.value, max(0.0, shown.low), shown.high)
+    share = metric in SHARES
+    mean, low, high = (
+        table.percent(each) if share else table.fixed(each, 3) for each in (shown.value, shown.low, shown.high)
+    )
+    if not shown.several:
+        return f"{mean} [{low}, {high}]"
+    return mean if low == high else f"{mean} ({low.removesuffix('%')} to {high.removesuffix('%')})"

@@ -1,11 +1,12 @@
 """A real model behind a real server on the loopback: completions of texts and token ids, chats, and scored prompts.
 
 It computes without padding or a cache, one request at a time, so that it shares nothing with what it is compared to but
-the weights.
+the weights. As a program it stands in for vLLM's: `model_server.py serve MODEL --port=N ...`.
 """
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,6 +88,20 @@ class ModelServer:
         return {}
 
 
+async def listen(server: ModelServer, port: int) -> web.AppRunner:
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"data": []})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    app.router.add_post("/v1/completions", server.complete)
+    app.router.add_post("/v1/chat/completions", server.complete)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner
+
+
 @contextlib.contextmanager
 def serve(**options: Any) -> Iterator[ModelServer]:
     """The server with these options, stopped when the block ends."""
@@ -95,13 +110,8 @@ def serve(**options: Any) -> Iterator[ModelServer]:
     running: list[web.AppRunner] = []
 
     async def start() -> None:
-        app = web.Application()
-        app.router.add_post("/v1/completions", server.complete)
-        app.router.add_post("/v1/chat/completions", server.complete)
-        runner = web.AppRunner(app, access_log=None)
+        runner = await listen(server, 0)
         running.append(runner)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ready.set()
 
@@ -118,3 +128,13 @@ def serve(**options: Any) -> Iterator[ModelServer]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+
+
+async def _forever(arguments: list[str]) -> None:
+    port = next(int(each.removeprefix("--port=")) for each in arguments if each.startswith("--port="))
+    await listen(ModelServer(model=arguments[1]), port)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_forever(sys.argv[1:]))

@@ -22,6 +22,7 @@ from evals.served import OF_THE_SERVER, Served
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+import model_server
 from cli_tools import call
 from model_server import ModelServer, serve
 from tiny import tiny_model
@@ -252,6 +253,36 @@ def test_a_file_s_likelihood_task_is_refused_when_it_is_loaded(tmp_path: Path) -
 
 
 # ---- vLLM
+
+
+def test_every_checkpoint_is_served_in_its_turn(tmp_path: Path) -> None:
+    """By a program that stands in for vLLM's; the adapter is merged into the base that is served."""
+    peft = pytest.importorskip("peft")
+    from refinery.models.transformers import load
+
+    adapted = peft.get_peft_model(
+        load("lab", device="cpu")[0], peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    command = tmp_path / "vllm"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {model_server.__file__} "$@"\n')
+    command.chmod(0o755)
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        f"model: lab\nmodels: {{engine: {{backend: vllm, dtype: float32, command: {command}}}}}\n"
+        f"checkpoints: {{tuned: [{tmp_path}/adapter]}}\nstore: {tmp_path}/s.duckdb\n"
+        "evaluate: {backend: engine, general: [lab_choice, lab_facts], limit: 4, movement: 0}\n"
+    )
+    done = call("run", str(path), "--stage", "evaluate")
+    assert done.code == 0, done.err
+    store = Store(tmp_path / "s.duckdb")
+    rows = {row["role"]: row["fingerprint"] for row in store.checkpoints()}
+    names, settings = ["lab_choice", "lab_facts"], FEW.model_copy(update={"limit": 4})
+    for role, weights in (("base", "lab"), ("final", str(tmp_path / "adapter"))):
+        here = harness.evaluate(role, Weights(weights, settings, "lab"), names, settings, store=store)
+        for score in here:
+            (served,) = store.scores(rows[role], score.benchmark)
+            assert served.value == score.value and served.settings["backend"] == "vllm"
 
 
 @pytest.mark.slow

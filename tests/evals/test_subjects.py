@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 pytest.importorskip("lm_eval")
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from cli_tools import call
+from cli_tools import call  # noqa: E402
 
 FEW = EvaluateSpec(limit=6, batch_size=4)
 ASKED = [
