@@ -18,7 +18,7 @@ from refinery.models.base import Sampling
 from refinery.records import digest
 from trainers.data import prompt_ids
 from trainers.job import Run
-from trainers.losses import Head, _by_chunks
+from trainers.losses import Head, by_chunks
 from trainers.targets import token_kl
 from trainers.teachers import causal_model, check_head
 
@@ -129,7 +129,7 @@ def forward_kl(hidden: Tensor, head: Head, before: Tensor, head_before: Head) ->
             reference = frozen.cap(frozen.project(before[rows]))
         return (token_kl(logits, reference)[0],)
 
-    return _by_chunks(hidden, head, per_chunk)[0]
+    return by_chunks(hidden, head, per_chunk)[0]
 
 
 @torch.no_grad()
@@ -140,5 +140,5 @@ def both_kl(hidden: Tensor, head: Head, before: Tensor, head_before: Head) -> tu
     def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
         return token_kl(logits, frozen.cap(frozen.project(before[rows])))
 
-    forward, reverse = _by_chunks(hidden, head, per_chunk)
+    forward, reverse = by_chunks(hidden, head, per_chunk)
     return forward, reverse

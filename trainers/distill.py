@@ -270,7 +270,8 @@ class ConditionedDistillation(Loop, Rollouts):
         sft = kl = coverage = student_coverage = entropy = nothing
         with self.accelerator.autocast():
             if answered:
-                sft = cross_entropy(along_answers, head_of(student), targets).sum()
+                alike = torch.ones(len(targets), device=states.device)
+                sft = cross_entropy(along_answers, head_of(student), targets, alike).sum()
             if asked:
                 kl, coverage, student_coverage, entropy = self._along(student, along_rollouts, rollouts, batch)
         return Sums(sft, kl, coverage, student_coverage, entropy)
@@ -280,18 +281,24 @@ class ConditionedDistillation(Loop, Rollouts):
         how, head = self.settings.how, head_of(student)
         tokens = torch.tensor([token for z in rollouts for token in z], device=states.device).long()
         teacher = torch.cat([part for row in batch["teacher"] for part in row]).to(states.device)
-        value, *masses = distillation(states, head, teacher, self.teacher.head(student), how, tokens)
         lengths = [len(z) for z in rollouts]
-        if how.estimator == "rao_blackwell":
-            log_p = -cross_entropy(states, self._sampling(head), tokens)
-            through = log_p * reward_to_go(value.detach(), lengths)
-            value = value + through - through.detach()
+        shares = self._shares(lengths, states.device)
+        scales = how.temperature**2 * shares
         if self.settings.importance_cap is not None and "sampler" in batch:
-            value = value * self._importance(states, head, tokens, lengths, batch)
-        columns: list[Any] = [how.temperature**2 * value, *masses]
-        if self.settings.by_tokens:
-            return tuple(column.sum() for column in columns)
-        return tuple(sample_means(column, lengths).sum() for column in columns)
+            scales = scales * self._importance(states, head, tokens, lengths, batch)
+        value, *masses = distillation(states, head, teacher, self.teacher.head(student), how, tokens, scales)
+        kl = (scales * value).sum()
+        if how.estimator == "rao_blackwell":
+            later = scales * reward_to_go(value.detach(), lengths)
+            through = -(later * cross_entropy(states, self._sampling(head), tokens, later)).sum()
+            kl = kl + through - through.detach()
+        return (kl, *((shares * mass).sum() for mass in masses))
+
+    def _shares(self, lengths: list[int], device: torch.device) -> Tensor:
+        """(N,) what each token counts in the sum over rollouts: 1 where all tokens are alike, else 1/L of its row."""
+        sizes = torch.tensor(lengths, device=device)
+        counts = torch.ones_like(sizes) if self.settings.by_tokens else sizes
+        return counts.clamp(min=1).reciprocal().repeat_interleave(sizes)
 
     def _sampling(self, head: Any) -> Any:
         """The head as rollouts are sampled from it."""

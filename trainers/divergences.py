@@ -169,3 +169,35 @@ def _drawn(student: Tensor, teacher: Tensor, how: Divergence, seed: int) -> Toke
     value = terms.mean(-1) if how.token_clip is None else terms.clamp(max=how.token_clip).mean(-1)
     unknown = torch.full_like(value, math.nan).detach()
     return TokenDivergence(value, unknown, unknown)
+
+
+def solvable(how: Divergence, words: int) -> bool:
+    """Whether `solved` knows this one: the sum over the whole vocabulary, at temperature 1, unclipped."""
+    whole = how.top_k is None or (how.top_k >= words and how.support != "random")
+    return whole and how.estimator != "sampled" and how.token_clip is None and how.temperature == 1.0
+
+
+def solved(student: Tensor, teacher: Tensor, how: Divergence) -> tuple[Tensor, Tensor, Tensor]:
+    """D (N,), the student's entropy (N,), and the gradient of each D to its row of the student's logits (N, V), for
+    what is `solvable`. With u the part of D that changes with p, ∇D = p (u - Σ p u):
+
+        forward  p - q      reverse  u = log(p/q)      jsd  u = (1-β) log(p/m)
+
+    (N, V) tensors are written over where they are no longer needed: they are what costs time.
+    """
+    log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)
+    p = log_p.exp()
+    entropy = -torch.einsum("nv,nv->n", p, log_p)
+    if how.kind == "forward":
+        q = log_q.exp()
+        value = torch.einsum("nv,nv->n", q, log_q.sub_(log_p))
+        return value, entropy, p.sub_(q)
+    if how.kind == "reverse":
+        u, rest = torch.sub(log_p, log_q, out=log_q), 0.0
+    else:
+        q = log_q.exp()
+        log_m = torch.lerp(p, q, how.beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()  # where m is 0, so are p and q
+        rest = how.beta * torch.einsum("nv,nv->n", q, log_q.sub_(log_m))
+        u = log_p.sub_(log_m).mul_(1 - how.beta)
+    mean = torch.einsum("nv,nv->n", p, u)
+    return rest + mean, entropy, u.sub_(mean[:, None]).mul_(p)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.divergences import Divergence, TokenDivergence, divergence
+from trainers.divergences import Divergence, TokenDivergence, divergence, solvable, solved
 
 
 def sample_means(values: Tensor, lengths: list[int]) -> Tensor:
@@ -77,13 +77,21 @@ class Head(NamedTuple):
         return self._replace(weight=self.weight.detach().to(dtype), bias=bias)
 
 
-def cross_entropy(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    """(N,) -log p(target): `hidden` (N, H), `targets` (N,) token ids. Gradients go to hidden states and head."""
+def cross_entropy(hidden: Tensor, head: Head, targets: Tensor, scales: Tensor | None = None) -> Tensor:
+    """(N,) -log p(target): `hidden` (N, H), `targets` (N,) token ids. Gradients go to hidden states and head. `scales`:
+    see `by_chunks`."""
 
     def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
         return (F.cross_entropy(logits, targets[rows], reduction="none"),)
 
-    return _by_chunks(hidden, head, per_chunk)[0]
+    def solved(logits: Tensor, rows: slice) -> Solved:
+        log_p, chosen = logits.log_softmax(-1), targets[rows, None]
+        value = -log_p.gather(-1, chosen)
+        gradient = log_p.exp_()
+        gradient.scatter_add_(-1, chosen, torch.full_like(value, -1.0))
+        return (value[:, 0],), gradient
+
+    return by_chunks(hidden, head, per_chunk, scales, solved)[0]
 
 
 def distillation(
@@ -93,11 +101,12 @@ def distillation(
     teacher_head: Head,
     how: Divergence,
     tokens: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> TokenDivergence:
     """`divergence` from hidden states: `hidden` (N, H), `teacher_hidden` (N, H of the teacher), token by token the
     same positions; `tokens` (N,) the ids that follow them, for the sampled estimator. Gradients go to `hidden` and
     `head`; the teacher has none. Words drawn at random depend on torch's own generator. The student's entropy at
-    temperature 1 comes with it."""
+    temperature 1 comes with it. `scales`: see `by_chunks`."""
     whole = how.temperature
     if (head.softcap is None) == (teacher_head.softcap is None):
         (head, left), (teacher_head, _) = head.at(how.temperature), teacher_head.at(how.temperature)
@@ -105,15 +114,23 @@ def distillation(
     frozen = teacher_head.frozen(_dtype(teacher_hidden))
     seed = int(torch.randint(2**40, ())) if how.support == "random" else 0
 
-    def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
+    def taught(rows: slice) -> Tensor:
         with torch.no_grad():
-            teacher = frozen.cap(frozen.project(teacher_hidden[rows].to(frozen.weight.dtype)))
-        found = divergence(logits, teacher, how, None if tokens is None else tokens[rows], seed + rows.start)
-        if torch.is_grad_enabled():  # the pass for the gradient, which is of the value alone
-            return (found.value,)
-        return found.value, found.coverage, found.student_coverage, entropy(logits * (whole / how.temperature))
+            return frozen.cap(frozen.project(teacher_hidden[rows].to(frozen.weight.dtype)))
 
-    return TokenDivergence(*_by_chunks(hidden, head, per_chunk))
+    def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
+        found = divergence(logits, taught(rows), how, None if tokens is None else tokens[rows], seed + rows.start)
+        with torch.no_grad():
+            return found.value, found.coverage, found.student_coverage, entropy(logits * (whole / how.temperature))
+
+    def by_hand(logits: Tensor, rows: slice) -> Solved:
+        cold = None if whole == 1.0 else entropy(logits * whole)
+        value, spread, gradient = solved(logits, taught(rows), how)
+        everything = torch.ones_like(value)
+        return (value, everything, everything, spread if cold is None else cold), gradient
+
+    ready = solvable(how, frozen.weight.shape[0])
+    return TokenDivergence(*by_chunks(hidden, head, per_chunk, scales, by_hand if ready else None))
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -125,14 +142,33 @@ def entropy(logits: Tensor) -> Tensor:
 Chunk = Callable[[Tensor, slice], tuple[Tensor, ...]]
 """From a chunk's (n, V) logits and its place among the N rows to (n,) tensors; the first one carries the gradient."""
 
+Solved = tuple[tuple[Tensor, ...], Tensor]
+"""Those (n,) tensors, and the gradient of each row's first one to the row's logits, (n, V), worked out by hand."""
 
-def _by_chunks(hidden: Tensor, head: Head, per_chunk: Chunk) -> tuple[Tensor, ...]:
-    return _Chunked.apply(hidden, head.weight, head.bias, head, per_chunk)  # type: ignore[no-any-return]
+
+def by_chunks(
+    hidden: Tensor,
+    head: Head,
+    per_chunk: Chunk,
+    scales: Tensor | None = None,
+    by_hand: Callable[[Tensor, slice], Solved] | None = None,
+) -> tuple[Tensor, ...]:
+    """What `per_chunk` gives, over all rows, each (N,).
+
+    `scales` (N,) are a promise: the first output will be used in one way alone, as c · Σ scales · output with a number c
+    (the mean over rows of a mean over tokens, say, times λ). The head's gradient can then be summed in the same pass
+    that makes the outputs; without them every chunk's logits are made again for it. `by_hand` is asked in place of
+    `per_chunk` where a gradient is wanted: the same outputs, and the gradient without autograd. A head with a cap does
+    without it.
+    """
+    given = None if scales is None else scales.detach()
+    options = _Options(head, per_chunk, None if head.softcap is not None else by_hand, torch.is_grad_enabled())
+    return _Chunked.apply(hidden, head.weight, head.bias, given, options)  # type: ignore[no-any-return]
 
 
 def rows_per_chunk(vocabulary: int, cuda: bool) -> int:
-    """64 to 256: about 10 million logits, or 256 rows where memory is a GPU's."""
-    return 256 if cuda else max(64, min(256, 10_000_000 // vocabulary))
+    """At most 256, and about 5 million logits; 256 where memory is a GPU's."""
+    return 256 if cuda else max(16, min(256, 5_000_000 // vocabulary))
 
 
 def _dtype(hidden: Tensor) -> torch.dtype:
@@ -141,53 +177,110 @@ def _dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
+class _Options(NamedTuple):
+    head: Head
+    per_chunk: Chunk
+    by_hand: Callable[[Tensor, slice], Solved] | None
+    wanted: bool
+    """Whether there will be a backward pass."""
+
+
+class _Gradients:
+    """Sums of one pass: (N, H) to the hidden states, row by row times `scales` where they are given, (V, H) to the head
+    and (V,) to its bias, times `scales`. None what is not asked for."""
+
+    def __init__(self, tensors: tuple[Any, ...], needed: tuple[bool, ...]):
+        made = [torch.zeros_like(t) if n and t is not None else None for t, n in zip(tensors, needed, strict=True)]
+        self.hidden, self.weight, self.bias = made
+
+    def add(self, head: Head, states: Tensor, rows: slice, gradient: Tensor) -> None:
+        """`gradient` (n, V), to the head's product at these rows."""
+        if self.hidden is not None:
+            self.hidden[rows] = (gradient.to(states.dtype) @ head.weight).mul_(head.scale)
+        if self.weight is not None:
+            dtype = self.weight.dtype
+            self.weight.addmm_(gradient.t().to(dtype), states.to(dtype), alpha=head.scale)
+        if self.bias is not None:
+            self.bias.add_(gradient.sum(0), alpha=head.scale)
+
+
 class _Chunked(torch.autograd.Function):
-    """Runs a `Chunk` over all rows, and again, chunk by chunk, for the gradient: no two chunks' logits ever live at
-    the same time. The head's gradient is summed in place, which torch.utils.checkpoint would not do: there each chunk
-    makes a (V, H) tensor of its own. A head that is frozen costs nothing."""
+    """Runs a `Chunk` over all rows; no two chunks' logits ever live at the same time. Where `scales` are known, or the
+    head is frozen, gradients come of the same pass; else of a second one. The head's gradient is summed in place, which
+    torch.utils.checkpoint would not do: there each chunk makes a (V, H) tensor of its own."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, per_chunk: Chunk
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, scales: Tensor | None, options: _Options
     ) -> tuple[Tensor, ...]:
-        ctx.dtype, ctx.head, ctx.per_chunk = _dtype(hidden), head, per_chunk
-        ctx.save_for_backward(hidden, weight, bias)
-        head = head.frozen(ctx.dtype)
+        ctx.dtype, ctx.options = _dtype(hidden), options
+        needed = ctx.needs_input_grad[:3]
+        at_once = options.wanted and any(needed) and (scales is not None or not any(needed[1:]))
+        found = _Gradients((hidden, weight, bias), needed) if at_once else None
+        head, parts = options.head.frozen(ctx.dtype), []
         with torch.autocast(hidden.device.type, enabled=False):
-            parts = [
-                per_chunk(head.cap(head.project(hidden[rows].to(ctx.dtype))), rows) for rows in _slices(hidden, weight)
-            ]
+            for rows in _slices(hidden, weight):
+                states = hidden[rows].to(ctx.dtype)
+                product = head.project(states)
+                if found is None:
+                    parts.append(options.per_chunk(head.cap(product), rows))
+                    continue
+                outputs, gradient = _with_gradient(options, head, product, rows)
+                parts.append(outputs)
+                found.add(head, states, rows, gradient if scales is None else gradient.mul_(scales[rows, None]))
+                del product, gradient
+        if found is None:
+            ctx.save_for_backward(hidden, weight, bias)
+        else:
+            ctx.save_for_backward(found.hidden, found.weight, found.bias, scales)
+        ctx.at_once = at_once
         outputs = tuple(torch.cat(column) for column in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        hidden, weight, _ = ctx.saved_tensors
-        head = ctx.head.frozen(ctx.dtype)
-        hidden_grad, weight_grad, bias_grad = (
-            torch.zeros_like(tensor) if needed else None
-            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
-        )
-        with torch.autocast(hidden.device.type, enabled=False):
-            for rows in _slices(hidden, weight):
-                states = hidden[rows].to(ctx.dtype)
-                grad = _chunk_gradient(ctx.per_chunk, head, states, rows, gradients[0][rows])
-                if hidden_grad is not None:
-                    hidden_grad[rows] = (grad.to(ctx.dtype) @ head.weight).mul_(head.scale)
-                if weight_grad is not None:
-                    weight_grad.addmm_(grad.t().to(weight.dtype), states.to(weight.dtype), alpha=head.scale)
-                if bias_grad is not None:
-                    bias_grad.add_(grad.sum(0), alpha=head.scale)
-        return hidden_grad, weight_grad, bias_grad, None, None
+        out = gradients[0]
+        if not ctx.at_once:
+            return (*_again(ctx, out), None, None)
+        hidden, weight, bias, scales = ctx.saved_tensors
+        if scales is None:
+            return hidden * out[:, None].to(hidden.dtype), None, None, None, None
+        factor = _factor(out, scales)
+        return (*(None if one is None else one * factor.to(one.dtype) for one in (hidden, weight, bias)), None, None)
 
 
-def _chunk_gradient(per_chunk: Chunk, head: Head, states: Tensor, rows: slice, out: Tensor) -> Tensor:
-    """(n, V) gradient of the chunk's first output, weighted by `out` (n,), to the head's product."""
-    product = head.project(states).requires_grad_()
+def _with_gradient(options: _Options, head: Head, product: Tensor, rows: slice) -> Solved:
+    """The chunk's outputs, and the gradient of its first to the head's product."""
+    if options.by_hand is not None:
+        return options.by_hand(product, rows)
+    product.requires_grad_()
     with torch.enable_grad():
-        value = per_chunk(head.cap(product), rows)[0]
-        return torch.autograd.grad(value, product, out)[0]
+        first, *others = options.per_chunk(head.cap(product), rows)
+        (gradient,) = torch.autograd.grad(first.sum(), product)
+    return (first.detach(), *(one.detach() for one in others)), gradient
+
+
+def _factor(out: Tensor, scales: Tensor) -> Tensor:
+    """c where out = c · scales; whoever gave the scales promised it."""
+    place = scales.abs().argmax() if len(scales) else None
+    if place is None or not scales[place]:
+        return out.new_zeros(())
+    factor = out[place] / scales[place]
+    assert not ((out - factor * scales).abs().max() > 1e-4 * out.abs().max()), "scales are not those of the loss"
+    return factor
+
+
+def _again(ctx: Any, out: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients by a second pass over the chunks."""
+    hidden, weight, bias = ctx.saved_tensors
+    head, found = ctx.options.head.frozen(ctx.dtype), _Gradients((hidden, weight, bias), ctx.needs_input_grad[:3])
+    with torch.autocast(hidden.device.type, enabled=False):
+        for rows in _slices(hidden, weight):
+            states = hidden[rows].to(ctx.dtype)
+            _, gradient = _with_gradient(ctx.options, head, head.project(states), rows)
+            found.add(head, states, rows, gradient.mul_(out[rows, None]))
+    return found.hidden, found.weight, found.bias
 
 
 def _slices(hidden: Tensor, weight: Tensor) -> list[slice]:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.losses import Head, _by_chunks
+from trainers.losses import Head, by_chunks
 
 
 def gem_loss(logits: Tensor, targets: Tensor, beta: float) -> Tensor:
@@ -26,7 +26,7 @@ def gem(hidden: Tensor, head: Head, targets: Tensor, beta: float) -> Tensor:
     def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
         return (gem_loss(logits, targets[rows], beta),)
 
-    return _by_chunks(hidden, head, per_chunk)[0]
+    return by_chunks(hidden, head, per_chunk)[0]
 
 
 def token_kl(logits: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainers.divergences import Divergence, divergence
+from trainers.divergences import Divergence, divergence, solved
 from trainers.losses import Head, distillation, reward_to_go
 
 ROWS, WORDS = 12, 17
@@ -219,19 +219,71 @@ def test_chunks_equal_one_piece(how: Divergence, monkeypatch: pytest.MonkeyPatch
     assert torch.allclose(moved, chunked[order], atol=1e-6)
 
 
-def test_no_more_than_a_chunk_is_ever_projected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward and backward, whatever the number of tokens."""
+@pytest.mark.parametrize("how", [Divergence("jsd"), Divergence("reverse", top_k=4)])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("promised", [False, True])
+def test_no_more_than_a_chunk_is_ever_projected(
+    how: Divergence, trained: bool, promised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Student and teacher once a chunk; twice where the head is trained and nothing is known of the loss."""
     seen: list[int] = []
+    real = Head.project
 
-    def noting(student: torch.Tensor, *given: Any) -> Any:
-        seen.append(len(student))
-        return divergence(student, *given)
+    def noting(head: Head, hidden: torch.Tensor) -> Any:
+        seen.append(len(hidden))
+        return real(head, hidden)
 
-    monkeypatch.setattr("trainers.losses.divergence", noting)
+    monkeypatch.setattr(Head, "project", noting)
     monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 5)
-    hidden, weight = torch.randn(23, 6).requires_grad_(), torch.randn(WORDS, 6)
-    distillation(hidden, Head(weight), torch.randn(23, 6), Head(weight), Divergence("jsd")).value.sum().backward()
-    assert seen == [5, 5, 5, 5, 3] * 2
+    hidden, weight = torch.randn(23, 6).requires_grad_(), torch.randn(WORDS, 6).requires_grad_(trained)
+    scales = torch.ones(23) if promised else None
+    value = distillation(hidden, Head(weight), torch.randn(23, 6), Head(weight), how, None, scales).value
+    value.sum().backward()
+    assert seen == [5, 5, 5, 5, 5, 5, 5, 5, 3, 3] * (2 if trained and not promised else 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_by_hand_are_those_of_autograd(kind: Any) -> None:
+    """In float64, also where the two distributions share nothing."""
+    for spread in (0.5, 5.0, 300.0):
+        how, student = Divergence(kind, beta=0.3), (spread * logits(1)).double().requires_grad_()
+        teacher = (spread * logits(2)).double()
+        expected = divergence(student, teacher, how).value
+        [slope] = torch.autograd.grad(expected.sum(), student)
+        value, entropy, gradient = solved(student.detach(), teacher, how)
+        log_p = student.detach().log_softmax(-1)
+        assert torch.allclose(value, expected, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(gradient, slope, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", [
+    Divergence(),
+    Divergence("reverse", temperature=1.5),
+    Divergence("jsd", beta=0.3),
+    Divergence("reverse", top_k=5, support="student", tail="bucket", temperature=1.5),
+    Divergence("reverse", estimator="sampled"),
+])  # fmt: skip
+@pytest.mark.parametrize("cap", [None, 4.0])
+def test_one_pass_equals_two(how: Divergence, cap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of hidden states, head and bias, where the loss is c times what was promised."""
+    monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 5)
+    torch.manual_seed(0)
+    leaves = [torch.randn(*shape).requires_grad_() for shape in ((ROWS, 6), (WORDS, 6), (WORDS,))]
+    head, teacher = Head(leaves[1], leaves[2], 0.7, cap), Head(torch.randn(WORDS, 7))
+    other, tokens, scales = torch.randn(ROWS, 7), torch.arange(ROWS), torch.linspace(0, 2, ROWS)
+    found = []
+    for promise in (None, scales):
+        one = distillation(leaves[0], head, other, teacher, how, tokens, promise)
+        found.append([*one, *torch.autograd.grad(-3.0 * (one.value * scales).sum(), leaves)])
+    assert all(torch.allclose(a, b, atol=1e-5, equal_nan=True) for a, b in zip(*found, strict=True))
+
+
+def test_a_broken_promise_is_noticed() -> None:
+    hidden, weight = torch.randn(ROWS, 6).requires_grad_(), torch.randn(WORDS, 6).requires_grad_()
+    value = distillation(hidden, Head(weight), hidden.detach() + 1, Head(weight), Divergence(), None, torch.ones(ROWS))
+    with pytest.raises(AssertionError, match="scales"):
+        (value.value * torch.linspace(0, 1, ROWS)).sum().backward()
 
 
 def test_draws_are_the_same_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
