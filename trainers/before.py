@@ -59,10 +59,15 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+def split(accelerator: Any) -> bool:
+    """Whether weights are split over processes (FSDP, ZeRO)."""
+    return accelerator.distributed_type.name in ("FSDP", "DEEPSPEED")
+
+
 def refuse_split(accelerator: Any, what: str) -> None:
-    """UserError where weights are split over processes (FSDP, ZeRO), for what looks at them whole."""
+    """UserError where weights are split over processes, for what looks at them whole."""
     kind = accelerator.distributed_type.name
-    if kind in ("FSDP", "DEEPSPEED"):
+    if split(accelerator):
         raise UserError(f"{kind} splits the weights, which {what} do not support; train with DDP")
 
 

@@ -71,7 +71,9 @@ def build(run: Run, sft_steps: int = 0, second_rate: float = 1.0) -> Any:
     from datasets import Dataset
     from trl import DistillationConfig
 
+    from trainers.before import split
     from trainers.distill import ConditionedDistillation
+    from trainers.layout import can_share
     from trainers.teachers import check_head
 
     params: Any = run.job.params
@@ -106,6 +108,8 @@ def build(run: Run, sft_steps: int = 0, second_rate: float = 1.0) -> Any:
         peft_config=run.adapter,
     )
     trainer.places = run.places
+    student = trainer.accelerator.unwrap_model(trainer.model)
+    trainer.shares = not split(trainer.accelerator) and can_share(student, first.prompt, first.answer)
     if run.prepared.ending.token_id not in trainer.eos_token_ids:
         trainer.eos_token_ids.append(run.prepared.ending.token_id)
         trainer.generation_config.eos_token_id = trainer.eos_token_ids

@@ -186,8 +186,8 @@ class ConditionedDistillation(Loop, Rollouts):
         split = self.args.gradient_accumulation_steps * self.accelerator.num_processes > 1
         return self._weighs and (split or self.balancer.kind == "gradient")
 
-    def _micro_batches(self, rows: int) -> list[slice]:
-        size = self.args.per_device_train_batch_size
+    def _micro_batches(self, rows: int, each: int = 1) -> list[slice]:
+        size = self.args.per_device_train_batch_size * each
         return [slice(start, start + size) for start in range(0, rows, size)]
 
     def _forecast(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -254,16 +254,17 @@ class ConditionedDistillation(Loop, Rollouts):
         return loss * self.accelerator.num_processes, nothing, nothing  # their gradients are averaged, not summed
 
     def _sums(self, student: Any, batch: Batch) -> Sums:
-        """Both losses of a batch by one forward pass of the student: its prompts with the answers, then with the
+        """Both losses of a batch by one forward pass of the student: its prompts with the answers, and with the
         rollouts. The skipped tokens of a rollout count to its prompt."""
         asked = [(p, z) for p, zs in zip(batch["prompt"], batch["rollout"], strict=True) for z in zs]
         answered = [(p, y) for p, y in zip(batch["prompt"], batch["answer"], strict=True) if y]
         skip = self.settings.skip_tokens
-        prefixes = [*(p for p, _ in answered), *(p + z[:skip] for p, z in asked)]
+        prompts = [p for p, _ in [*answered, *asked]]
+        skips = [0] * len(answered) + [skip] * len(asked)
         rollouts = [z[skip:] for _, z in asked]
-        if not prefixes:  # of all attempts none can be learnt from
+        if not prompts:  # of all attempts none can be learnt from
             return Sums(*[sum(p.flatten()[0] * 0.0 for p in student.parameters() if p.requires_grad)] * 5)
-        states = self._states(student, prefixes, [*(y for _, y in answered), *rollouts])
+        states = self._states(student, prompts, [z for _, z in [*answered, *asked]], skips)
         targets = torch.tensor([token for _, answer in answered for token in answer], device=states.device).long()
         along_answers, along_rollouts = states.split([len(targets), len(states) - len(targets)])
         nothing = states.sum() * 0.0 if not len(states) else states.new_zeros(()).float()
@@ -320,11 +321,11 @@ class ConditionedDistillation(Loop, Rollouts):
         skip = self.settings.skip_tokens
         found: list[Tensor] = []
         with self.teacher.active(self.accelerator.unwrap_model(self.model_wrapped)) as model:
-            for rows in self._micro_batches(len(prompts)):
-                kept = [z[skip:] for z in rollouts[rows]]
-                prefixes = [p + z[:skip] for p, z in zip(prompts[rows], rollouts[rows], strict=True)]
-                states = self._forward_redirection(wrapped, model, self._states, model, prefixes, kept)
-                found += states.split([len(z) for z in kept])
+            for rows in self._micro_batches(len(prompts), each=self.settings.rollouts):
+                spoken = rollouts[rows]
+                given = (prompts[rows], spoken, [skip] * len(spoken))
+                states = self._forward_redirection(wrapped, model, self._states, model, *given)
+                found += states.split([len(z[skip:]) for z in spoken])
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # so that the time is the teacher's
         return found

@@ -155,8 +155,8 @@ def by_chunks(
 ) -> tuple[Tensor, ...]:
     """What `per_chunk` gives, over all rows, each (N,).
 
-    `scales` (N,) are a promise: the first output will be used in one way alone, as c · Σ scales · output with a number c
-    (the mean over rows of a mean over tokens, say, times λ). The head's gradient can then be summed in the same pass
+    `scales` (N,) are a promise: the first output will be used in one way alone, as c · Σ scales · output with a number
+    c (the mean over rows of a mean over tokens, say, times λ). The head's gradient can then be summed in the same pass
     that makes the outputs; without them every chunk's logits are made again for it. `by_hand` is asked in place of
     `per_chunk` where a gradient is wanted: the same outputs, and the gradient without autograd. A head with a cap does
     without it.

@@ -9,12 +9,14 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from trl import DistillationTrainer
 
+from trainers.before import split
 from trainers.distill_params import Source
 from trainers.divergences import Divergence
+from trainers.layout import lay
+from trainers.sampling import Manner, can_sample, sample
 from trainers.teachers import Teacher, causal_model, teaching
 
 Batch = dict[str, Any]
@@ -58,6 +60,8 @@ class Rollouts(DistillationTrainer):
         """Whether the teacher is the one to speak, and whether anyone spoke in this step."""
         self._sampler: list[list[float]] | None = None
         """log p of the step's rollouts' tokens under whatever sampled them, where that says."""
+        self.shares = False
+        """Whether continuations of one prompt may share a row."""
         if self.use_vllm:
             self.vllm_generation.logprobs = 0  # of the sampled tokens
         if teacher.kind == "copy":
@@ -76,9 +80,17 @@ class Rollouts(DistillationTrainer):
             try:
                 if speaking and self.teacher_model is not None:
                     self.model_wrapped = self.teacher_model
+                model = self.accelerator.unwrap_model(self.model_wrapped)
+                if not split(self.accelerator) and can_sample(model):
+                    return sample(model, inputs[0], self._manner())
                 return super()._generate_single_turn(*inputs, **options)  # type: ignore[no-any-return]
             finally:
                 self.model_wrapped = own
+
+    def _manner(self) -> Manner:
+        config = self.generation_config
+        likelihood = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+        return Manner(self.max_completion_length, self.eos_token_ids, self._tokenizer.pad_token_id, **likelihood)
 
     def _by_vllm(self, prompts: list[list[int]]) -> list[list[int]]:
         """By TRL's VLLMGeneration, which gets the weights first, once a step. It says how likely its tokens were."""
@@ -110,19 +122,18 @@ class Rollouts(DistillationTrainer):
         flat = [ids[mask].tolist() for ids, mask in zip(made["completion_ids"], kept, strict=True)]
         return [flat[i : i + settings.rollouts] for i in range(0, len(flat), settings.rollouts)]
 
-    def _states(self, model: Any, prefixes: list[list[int]], continuations: list[list[int]]) -> Tensor:
-        """(N, H) hidden states that predict the continuations' tokens, row after row. Rows are padded on the right,
-        so positions count from each row's own start and need no correction, however long its prefix is."""
-        rows = [prefix + continuation for prefix, continuation in zip(prefixes, continuations, strict=True)]
-        width = max(map(len, rows))
-        device = self.accelerator.device
-        pad = self._tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-        ends = torch.tensor([len(row) for row in rows], device=device)[:, None]
-        starts = torch.tensor([len(prefix) for prefix in prefixes], device=device)[:, None]
-        place = torch.arange(width, device=device)[None]
+    def _states(
+        self,
+        model: Any,
+        prompts: list[list[int]],
+        continuations: list[list[int]],
+        skips: list[int] | None = None,
+    ) -> Tensor:
+        """(N, H) hidden states that predict the continuations' tokens, after the first `skips` of each, row after
+        row (trainers/layout.py)."""
+        inner = causal_model(model)
+        hidden = inner.config.get_text_config().hidden_size
+        layout = lay(prompts, continuations, skips or [0] * len(prompts), self.shares, hidden)
         with self.accelerator.autocast():
-            backbone = causal_model(model).base_model
-            mask = (place < ends).long()
-            states = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return states[(place >= starts - 1) & (place < ends - 1)]
+            inputs = layout.inputs(self._tokenizer.pad_token_id, self.accelerator.device)
+            return layout.pick(inner.base_model(**inputs, use_cache=False).last_hidden_state)
