@@ -183,21 +183,27 @@ def solved(student: Tensor, teacher: Tensor, how: Divergence) -> tuple[Tensor, T
 
         forward  p - q      reverse  u = log(p/q)      jsd  u = (1-β) log(p/m)
 
-    (N, V) tensors are written over where they are no longer needed: they are what costs time.
+    Both logits are written over: (N, V) tensors are what costs time and memory here.
     """
-    log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)
-    p = log_p.exp()
+    p, log_p = _both(student)
+    q, log_q = _both(teacher)
     entropy = -torch.einsum("nv,nv->n", p, log_p)
     if how.kind == "forward":
-        q = log_q.exp()
         value = torch.einsum("nv,nv->n", q, log_q.sub_(log_p))
         return value, entropy, p.sub_(q)
     if how.kind == "reverse":
-        u, rest = torch.sub(log_p, log_q, out=log_q), 0.0
+        u, rest = log_p.sub_(log_q), 0.0
     else:
-        q = log_q.exp()
         log_m = torch.lerp(p, q, how.beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()  # where m is 0, so are p and q
         rest = how.beta * torch.einsum("nv,nv->n", q, log_q.sub_(log_m))
         u = log_p.sub_(log_m).mul_(1 - how.beta)
     mean = torch.einsum("nv,nv->n", p, u)
     return rest + mean, entropy, u.sub_(mean[:, None]).mul_(p)
+
+
+def _both(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, V) p and log p, the latter in the place of the logits, by one exponential a word: log Σ exp is the highest
+    logit less the log of its probability, which is never small."""
+    p = logits.softmax(-1)
+    highest, at = logits.max(-1, keepdim=True)
+    return p, logits.sub_(highest - p.gather(-1, at).log())

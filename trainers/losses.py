@@ -84,14 +84,14 @@ def cross_entropy(hidden: Tensor, head: Head, targets: Tensor, scales: Tensor | 
     def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
         return (F.cross_entropy(logits, targets[rows], reduction="none"),)
 
-    def solved(logits: Tensor, rows: slice) -> Solved:
+    def by_hand(logits: Tensor, rows: slice) -> Solved:
         log_p, chosen = logits.log_softmax(-1), targets[rows, None]
         value = -log_p.gather(-1, chosen)
         gradient = log_p.exp_()
         gradient.scatter_add_(-1, chosen, torch.full_like(value, -1.0))
         return (value[:, 0],), gradient
 
-    return by_chunks(hidden, head, per_chunk, scales, solved)[0]
+    return by_chunks(hidden, head, per_chunk, scales, by_hand)[0]
 
 
 def distillation(
@@ -158,8 +158,8 @@ def by_chunks(
     `scales` (N,) are a promise: the first output will be used in one way alone, as c · Σ scales · output with a number
     c (the mean over rows of a mean over tokens, say, times λ). The head's gradient can then be summed in the same pass
     that makes the outputs; without them every chunk's logits are made again for it. `by_hand` is asked in place of
-    `per_chunk` where a gradient is wanted: the same outputs, and the gradient without autograd. A head with a cap does
-    without it.
+    `per_chunk` where a gradient is wanted: the same outputs, and the gradient without autograd; it may write over its
+    logits. A head with a cap does without it.
     """
     given = None if scales is None else scales.detach()
     options = _Options(head, per_chunk, None if head.softcap is not None else by_hand, torch.is_grad_enabled())
@@ -167,8 +167,9 @@ def by_chunks(
 
 
 def rows_per_chunk(vocabulary: int, cuda: bool) -> int:
-    """At most 256, and about 5 million logits; 256 where memory is a GPU's."""
-    return 256 if cuda else max(16, min(256, 5_000_000 // vocabulary))
+    """64 to 256: about 10 million logits, or 256 rows where memory is a GPU's. Tensors of 32 MB and more go back to the
+    system at once; smaller ones, of many a chunk, pile up in the heap."""
+    return 256 if cuda else max(64, min(256, 10_000_000 // vocabulary))
 
 
 def _dtype(hidden: Tensor) -> torch.dtype:

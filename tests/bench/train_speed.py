@@ -353,8 +353,8 @@ def vocabulary(passes: int, names: list[str]) -> dict[str, Any]:
         model = wide_model(Path(folder))
         for number in range(passes):
             for name in names:
-                command = [sys.executable, "-m", "tests.bench.train_speed", "one", "--model", str(model), "--only", name]
-                command += ["--threads", str(torch.get_num_threads())]
+                command = [sys.executable, "-m", "tests.bench.train_speed", "one", "--only", name]
+                command += ["--model", str(model), "--threads", str(torch.get_num_threads())]
                 run = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
                 found[name].append(json.loads(run.stdout.splitlines()[-1]))
                 print(number, name, found[name][-1], flush=True)

@@ -250,7 +250,7 @@ def test_gradients_by_hand_are_those_of_autograd(kind: Any) -> None:
         teacher = (spread * logits(2)).double()
         expected = divergence(student, teacher, how).value
         [slope] = torch.autograd.grad(expected.sum(), student)
-        value, entropy, gradient = solved(student.detach(), teacher, how)
+        value, entropy, gradient = solved(student.detach().clone(), teacher.clone(), how)
         log_p = student.detach().log_softmax(-1)
         assert torch.allclose(value, expected, rtol=1e-9, atol=1e-12)
         assert torch.allclose(gradient, slope, rtol=1e-9, atol=1e-12)
