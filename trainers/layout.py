@@ -81,7 +81,7 @@ class Layout:
 
     def pick(self, states: Tensor) -> Tensor:
         """(N, H) of the (rows, width, H) states."""
-        rows, columns = torch.tensor(self.places, device=states.device).reshape(-1, 2).unbind(-1)
+        rows, columns = torch.tensor(self.places, dtype=torch.long, device=states.device).reshape(-1, 2).unbind(-1)
         return states[rows, columns]
 
 

@@ -44,6 +44,12 @@ def test_states_and_gradients_are_those_of_single_rows(model: Any, together: boo
     assert all(torch.allclose(a, b, atol=2e-3, rtol=1e-3) for a, b in zip(got, wanted, strict=True))
 
 
+def test_all_tokens_skipped_is_no_state(model: Any) -> None:
+    made = lay(PROMPTS, ANSWERS, [9] * 5, True, 64)
+    states = made.pick(model.base_model(**made.inputs(0, "cpu"), use_cache=False).last_hidden_state)
+    assert states.shape == (0, 64)
+
+
 def test_only_where_it_is_less_work() -> None:
     """Short answers behind a long prompt; not long answers behind a short one, nor prompts that all differ."""
     long, short = [1] * 100, [2] * 3
