@@ -372,7 +372,13 @@ def lengths(names: list[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         with tempfile.TemporaryDirectory() as folder, silent():
-            settings = {"learning_rate": 4e-4, "epochs": 14, "max_steps": 270, "schedule": "cosine", "warmup_ratio": 0.03}
+            settings = {
+                "learning_rate": 4e-4,
+                "epochs": 14,
+                "max_steps": 270,
+                "schedule": "cosine",
+                "warmup_ratio": 0.03,
+            }
             trainer = ours(name, Path(folder), **settings)
             clock = Clock(trainer)
             long, cut = (noted(trainer, f"completions/{what}") for what in ("mean_length", "clipped_ratio"))

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from trl import DistillationTrainer
 
 from refinery.errors import UserError
 from tests.trainers.conftest import JobMaker, gap, make_examples
@@ -291,14 +290,13 @@ def test_gkd_mixes_whole_steps(job: JobMaker) -> None:
 def test_teacher_speaks_with_its_own_prompt_and_weights(job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[list[list[int]], torch.Tensor]] = []
 
-    def listening(self: Any, prompt_ids: list[list[int]], *rest: Any) -> list[list[int]]:
-        model = self.accelerator.unwrap_model(self.model_wrapped)
+    def listening(model: Any, prompts: list[list[int]], manner: Any) -> list[list[int]]:
         with torch.no_grad():
-            heard.append((prompt_ids, model(input_ids=torch.arange(9)[None]).logits))
+            heard.append((prompts, model(input_ids=torch.arange(9)[None]).logits))
         assert not model.training
-        return [rollout(4) for _ in prompt_ids]
+        return [rollout(4) for _ in prompts]
 
-    monkeypatch.setattr(DistillationTrainer, "_generate_single_turn", listening)
+    monkeypatch.setattr("trainers.rollouts.sample", listening)
     with torch.no_grad():
         own = base()(input_ids=torch.arange(9)[None]).logits
     for lora in (None, {"rank": 4}):
