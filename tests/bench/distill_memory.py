@@ -3,9 +3,8 @@
     python tests/bench/distill_memory.py
 
 152k words, 1,024 tokens (4,096 where a case says so), hidden size 896, float32, on the CPU. Every case runs in a
-process of its own; its figure is
-the peak resident size less what stood before the loss was called (weights and hidden states included). Exits with 1
-where a limit is passed.
+process of its own; its figure is the peak resident size less what stood before the loss was called (weights and hidden
+states included). Exits with 1 where a limit is passed.
 """
 
 import os
