@@ -71,9 +71,13 @@ def _models(draft: Draft) -> None:
 
 
 def _base_model(draft: Draft, path: KeyPath, model: str) -> None:
+    from refinery.lab import MODELS
+
     if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
         draft.add(path, f"there is no folder {model}")
-    elif "/" not in model and model != "lab" and not Path(model).exists() and (hint := did_you_mean(model, ["lab"])):
+    elif "/" in model or model in MODELS or Path(model).exists():
+        return
+    elif hint := did_you_mean(model, MODELS):
         draft.add(path, f'there is no model "{model}"{hint}')
 
 

@@ -112,10 +112,10 @@ def _with_defaults(written: dict[str, Any], stem: str) -> dict[str, Any]:
 
 
 def _paper_general(model: Any) -> list[str]:
-    """IFEval, as in the paper; the lab's own skills for the lab's model, which can follow no such instruction."""
-    from refinery.lab import SKILLS
+    """IFEval, as in the paper; the lab's own skills for the lab's models, which can follow no such instruction."""
+    from refinery.lab import MODELS, SKILLS
 
-    return [f"lab_{skill}" for skill in SKILLS] if model == "lab" else ["ifeval"]
+    return [f"lab_{skill}" for skill in SKILLS] if model in list(MODELS) else ["ifeval"]
 
 
 def _task_files(evaluate: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from refinery.lab import MODELS
 from refinery.records import Score
 from refinery.spec import Spec
 from refinery.store import Row, Store
@@ -177,7 +178,7 @@ class ReportData:
 
     @property
     def lab(self) -> bool:
-        return self.spec.model == "lab" or bool(self.spec.source and self.spec.source.lab)
+        return self.spec.model in MODELS or bool(self.spec.source and self.spec.source.lab)
 
     def series(self, name: str) -> int:
         """A method's place in every chart's colours and markers."""

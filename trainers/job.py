@@ -36,7 +36,7 @@ class TrainJob:
     seed: int
     """Varies the order of rows, the rollouts and the adapters' first weights."""
     model: str
-    """The weights to start from: "lab", a folder or a hub id."""
+    """The weights to start from: "lab" or its sisters, a folder or a hub id."""
     examples: Sequence[Example]
     """The rows; `response` is what is learnt."""
     data_fingerprint: str

@@ -20,4 +20,18 @@ LAB_VERSION = 1
 BASE = Path(__file__).parent / "base"
 """The shipped base model, an ordinary Hugging Face checkpoint folder."""
 
-__all__ = ["BASE", "CALIBRATION", "DOMAINS", "LAB_VERSION", "PROMPTS", "SKILLS", "items", "score", "source_rows"]
+MODELS = {"lab": BASE, "lab-small": BASE.with_name("small"), "lab-large": BASE.with_name("large")}
+"""The base and its two sisters of other sizes, by the names that a spec gives them."""
+
+__all__ = [
+    "BASE",
+    "CALIBRATION",
+    "DOMAINS",
+    "LAB_VERSION",
+    "MODELS",
+    "PROMPTS",
+    "SKILLS",
+    "items",
+    "score",
+    "source_rows",
+]

@@ -1,24 +1,27 @@
-"""Measure the base model: can it use an answer it is given, and what does it know by itself?
+"""Measure a base model: can it use an answer it is given, and what does it know by itself?
 
-    python -m refinery.lab.accept
+    python -m refinery.lab.accept [--model lab-small] [--json]
 
 Prints, greedily decoded, the share of unseen answer words that come back from each lab prompt on
 each domain, each domain's accuracy without a reference, and the accuracy of each general skill.
 At least 90% in every prompt is what the base must reach before anything is built on it. Last comes
 the gate: the share of the base's right rewrites of the source rows whose cosine with the raw answer
 is 0.8 or more under all-MiniLM-L6-v2, and the same for those rewrites with a wrong word in them.
+`--json` prints the same as frozen.json and sizes.json keep it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from statistics import mean
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from refinery.encoder import Encoder
-from refinery.lab import BASE, CALIBRATION, DOMAINS, PROMPTS, SKILLS, items, score, source_rows
+from refinery.lab import BASE, CALIBRATION, DOMAINS, MODELS, PROMPTS, SKILLS, items, score, source_rows
 from refinery.lab.prompts import fill
 from refinery.lab.scoring import last_word
 
@@ -104,24 +107,40 @@ def gate(
     return float((right_cosines >= least).mean()), float((wrong_cosines >= least).mean())
 
 
+def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[str, dict]:
+    """All shares, rounded: accuracy of the skills and their mean, what comes back from each prompt, and the gate."""
+    found: dict[str, dict] = {"accuracy": {}, "from_reference": {}, "gate_at_0.8": {}}
+    skills = {skill: accuracy(model, tokenizer, items(f"lab_{skill}")[:count]) for skill in SKILLS}
+    found["accuracy"] = {name: round(share, 4) for name, share in {"general": mean(skills.values()), **skills}.items()}
+    encoder = Encoder()
+    for domain in DOMAINS + CALIBRATION:
+        shares = {"plain": accuracy(model, tokenizer, items(f"lab_{domain}")[:count])}
+        shares |= {prompt: accuracy(model, tokenizer, from_reference(domain, prompt, count)) for prompt in PROMPTS}
+        found["from_reference"][domain] = {name: round(share, 4) for name, share in shares.items()}
+        right, wrong = gate(model, tokenizer, encoder, domain)
+        found["gate_at_0.8"][domain] = {"right": round(right, 3), "wrong": round(wrong, 3)}
+    return found
+
+
+def table(found: dict[str, dict]) -> str:
+    columns = ("plain", *PROMPTS)
+    lines = ["domain      " + "".join(f"{name:>10}" for name in columns) + f"{'gate right':>12}{'wrong':>8}"]
+    for domain, shares in found["from_reference"].items():
+        passed = found["gate_at_0.8"][domain]
+        cells = "".join(f"{shares[name]:10.3f}" for name in columns)
+        lines.append(f"{domain:12}{cells}{passed['right']:12.3f}{passed['wrong']:8.3f}")
+    lines += [f"{skill:12}{share:10.3f}" for skill, share in found["accuracy"].items()]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=BASE)
+    parser.add_argument("--model", default="lab", help="lab, lab-small, lab-large or a folder")
     parser.add_argument("--items", type=int, default=480)
+    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    model, tokenizer = load(args.model)
-    print("domain      " + "".join(f"{name:>10}" for name in ("plain", *PROMPTS)))
-    for domain in DOMAINS + CALIBRATION:
-        shares = [accuracy(model, tokenizer, items(f"lab_{domain}")[: args.items])]
-        shares += [accuracy(model, tokenizer, from_reference(domain, prompt, args.items)) for prompt in PROMPTS]
-        print(f"{domain:12}" + "".join(f"{share:10.3f}" for share in shares), flush=True)
-    for skill in SKILLS:
-        print(f"{skill:12}{accuracy(model, tokenizer, items(f'lab_{skill}')[: args.items]):10.3f}", flush=True)
-    encoder = Encoder()
-    print("gate        " + f"{'right':>10}{'wrong':>10}")
-    for domain in DOMAINS + CALIBRATION:
-        right, wrong = gate(model, tokenizer, encoder, domain)
-        print(f"{domain:12}{right:10.3f}{wrong:10.3f}", flush=True)
+    found = measure(*load(MODELS.get(args.model, Path(args.model))), args.items)
+    print(json.dumps(found, indent=1) if args.json else table(found))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Train the lab's base model once.
+"""Train a base model of the lab once.
 
     python -m refinery.lab.train_base --out refinery/lab/base
+    python -m refinery.lab.train_base --size small --out refinery/lab/small
 
-About a quarter of an hour on two cores. It writes a checkpoint every two minutes and goes on from
-it when started again with the same settings. Only the answers are trained on.
+The middle size takes about a quarter of an hour on two cores. It writes a checkpoint every two minutes
+and goes on from it when started again with the same settings. Only the answers are trained on, and by
+the large size the user's words of some conversations.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -29,21 +32,50 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Token ids and labels, both (rows, length), padded on the right."""
 
 
-def config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """1.2 million parameters; heads of size 32, which the CPU kernels of inference servers take."""
+@dataclass(frozen=True)
+class Size:
+    """What sets one base apart; world, tokenizer and all else are the same."""
+
+    hidden: int
+    inner: int
+    layers: int
+    rate: float
+    """Learning rate."""
+    steps: int = 2816
+    spoken: float = 0.0
+    """Share of conversations in which the user's words are trained on too, so that the model can write a question."""
+    stored: torch.dtype = torch.bfloat16
+    """Of the weights in the file; they are loaded as float32."""
+
+
+SIZES = {
+    "small": Size(hidden=96, inner=192, layers=4, rate=4e-3),
+    "base": Size(hidden=128, inner=384, layers=5, rate=4e-3, stored=torch.float32),
+    "large": Size(hidden=192, inner=512, layers=6, rate=3e-3, steps=1792, spoken=0.1),
+}
+
+
+def config(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaConfig:
+    """Heads of size 32, which the CPU kernels of inference servers take."""
+    heads = size.hidden // 32
     return LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=5,
-        num_attention_heads=4, num_key_value_heads=4, head_dim=32, max_position_embeddings=512,
+        vocab_size=len(tokenizer), hidden_size=size.hidden, intermediate_size=size.inner,
+        num_hidden_layers=size.layers, num_attention_heads=heads, num_key_value_heads=heads, head_dim=32,
+        max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=SPECIAL.index(BOS), eos_token_id=SPECIAL.index(END), pad_token_id=SPECIAL.index(PAD),
     )  # fmt: skip
 
 
-def encode(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+def encode(
+    turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, spoken: bool = False
+) -> tuple[list[int], list[int]]:
     """The ids that the chat template gives, and labels on each answer and its end token.
 
     Written by hand because the template is slow; a test holds the two equal. A conversation too
-    long for the model loses its last turns.
+    long for the model loses its last turns. Where it is `spoken`, the user's words are labelled too.
+    In the template the assistant marker ends them; a model that writes them itself learns to close
+    them with the end token, at which every decoder stops.
     """
     bos, user, assistant, end = (SPECIAL.index(token) for token in (BOS, USER, ASSISTANT, END))
     texts = tokenizer([text for turn in turns for text in turn]).input_ids
@@ -53,11 +85,14 @@ def encode(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> 
             break
         asked, answered = [user, *question, assistant], [*answer, end]
         ids += asked + answered
-        labels += [IGNORED] * len(asked) + answered
+        labels += [IGNORED, *question, end] if spoken else [IGNORED] * len(asked)
+        labels += answered
     return ids, labels
 
 
-def batches(seed: int, pool: int, tokenizer: PreTrainedTokenizerFast, budget: int) -> Iterator[Batch]:
+def batches(
+    seed: int, pool: int, tokenizer: PreTrainedTokenizerFast, budget: int, spoken: float = 0.0
+) -> Iterator[Batch]:
     """`POOL` batches of at most about `budget` padded tokens; a pool depends on its number alone.
 
     Examples of a pool are sorted by length, so that little is padding, and the batches shuffled.
@@ -65,7 +100,10 @@ def batches(seed: int, pool: int, tokenizer: PreTrainedTokenizerFast, budget: in
     rng = Random(f"base {seed} {pool}")
     made: list[Batch] = []
     while len(made) < POOL:
-        examples = [encode(conversation(rng), tokenizer) for _ in range(POOL * budget // 48)]
+        examples = [
+            encode(conversation(rng), tokenizer, spoken > 0 and rng.random() < spoken)
+            for _ in range(POOL * budget // 48)
+        ]
         examples.sort(key=lambda example: len(example[0]))
         start = 0
         while start < len(examples):
@@ -89,7 +127,7 @@ def _pad(examples: list[tuple[list[int], list[int]]]) -> Batch:
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy of the answers' tokens; the vocabulary is scored at those positions alone.
+    """Mean cross-entropy of the labelled tokens; the vocabulary is scored at those positions alone.
 
     Padding needs no mask: it stands on the right, where no earlier position can see it.
     """
@@ -118,12 +156,14 @@ def rate(step: int, steps: int) -> float:
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(args.out)
-    model = LlamaForCausalLM(config(tokenizer))
-    chosen = optimizers(model, args.rate, args.rate)
+    tokenizer, size = train_tokenizer(args.out), SIZES[args.size]
+    steps = args.steps or size.steps
+    model = LlamaForCausalLM(config(tokenizer, size))
+    chosen = optimizers(model, size.rate, size.rate)
     full = [[group["lr"] for group in optimizer.param_groups] for optimizer in chosen]
     step, checkpoint = 0, args.out / "checkpoint.pt"
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "save_every")}
+    settings |= {key: str(value) for key, value in asdict(size).items()} | {"steps": steps}
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         if saved["settings"] != settings:
@@ -132,16 +172,16 @@ def train(args: argparse.Namespace) -> None:
         for optimizer, state in zip(chosen, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         step = saved["step"]
-    print(f"{model.num_parameters():,} parameters, from step {step} of {args.steps}", flush=True)
+    print(f"{model.num_parameters():,} parameters, from step {step} of {steps}", flush=True)
     started = saved_at = time.monotonic()
     mean, tokens = math.nan, 0
-    while step < args.steps:
-        for number, batch in enumerate(batches(args.seed, step // POOL, tokenizer, args.budget)):
-            if number < step % POOL or step >= args.steps:
+    while step < steps:
+        for number, batch in enumerate(batches(args.seed, step // POOL, tokenizer, args.budget, size.spoken)):
+            if number < step % POOL or step >= steps:
                 continue
             for optimizer, rates in zip(chosen, full, strict=True):
                 for group, base in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = base * rate(step, args.steps)
+                    group["lr"] = base * rate(step, steps)
             with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
                 loss = loss_of(model, batch)
             loss.backward()
@@ -160,24 +200,25 @@ def train(args: argparse.Namespace) -> None:
             torch.save({**state, "step": step, "settings": settings}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
             saved_at = time.monotonic()
-    save(model, args.out)
+    save(model, args.out, size.stored)
     checkpoint.unlink(missing_ok=True)
 
 
-def save(model: LlamaForCausalLM, out: Path) -> None:
-    """Weights in float32: under 6 MB, and no rounding between what was trained and what is shipped."""
+def save(model: LlamaForCausalLM, out: Path, stored: torch.dtype) -> None:
+    """The checkpoint. Its config says float32 whatever the file holds, so that every loader computes in that."""
     ids = {name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(**ids, do_sample=False)
-    model.save_pretrained(out)
+    weights = {name: weight.to(stored) for name, weight in model.state_dict().items() if name != "lm_head.weight"}
+    model.save_pretrained(out, state_dict=weights)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2816)
+    parser.add_argument("--steps", type=int, help="fewer or more than the size's own")
     parser.add_argument("--budget", type=int, default=4096, help="padded tokens in a batch")
-    parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints")
     train(parser.parse_args())

@@ -30,14 +30,15 @@ SMALL = 1 << 20
 
 
 def resolve(model: str) -> str:
-    """ "lab" as the folder of the shipped base model; any other name (a folder or a hub id) as it is."""
-    if model != "lab":
-        return str(Path(model).expanduser()) if model.startswith("~") else model
-    from refinery.lab import BASE
+    """ "lab", "lab-small" or "lab-large" as the folder of that shipped model; a folder or a hub id as it is."""
+    from refinery.lab import MODELS
 
-    if not (BASE / "config.json").exists():
-        raise UserError("model lab: this installation lacks the weights (refinery/lab/base)")
-    return str(BASE)
+    path = MODELS.get(model)
+    if path is None:
+        return str(Path(model).expanduser()) if model.startswith("~") else model
+    if not (path / "config.json").exists():
+        raise UserError(f"model {model}: this installation lacks the weights (refinery/lab/{path.name})")
+    return str(path)
 
 
 def folder(model: str, revision: str | None = None, *, fetch: bool = False) -> Path | None:
@@ -67,9 +68,11 @@ def no_weights(weights: str) -> str | None:
     """What to say of weights trained elsewhere that are no folder and cannot be ORG/NAME of the hub; None where they
     may be one. Where a folder ORG is here, a folder in it was meant. Looks for folders alone, so that a mistake is
     found before anything is asked of the hub."""
+    from refinery.lab import MODELS
+
     path = Path(weights).expanduser()
     local = weights.startswith((".", "/", "~")) or weights.count("/") != 1 or path.parent.is_dir()
-    if weights == "lab" or not local or path.is_dir():
+    if weights in MODELS or not local or path.is_dir():
         return None
     beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, beside)

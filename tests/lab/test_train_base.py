@@ -13,7 +13,7 @@ from refinery.lab import train_base
 
 
 def settings(out, **changed):
-    made = {"out": out, "seed": 3, "steps": 8, "budget": 256, "rate": 4e-3, "bf16": False, "save_every": -1.0}
+    made = {"out": out, "size": "small", "seed": 3, "steps": 8, "budget": 256, "bf16": False, "save_every": -1.0}
     return Namespace(**made | changed)
 
 
@@ -33,7 +33,7 @@ def test_resuming_changes_nothing_and_refuses_other_settings(tmp_path, monkeypat
         train_base.train(settings(tmp_path / "broken"))
     assert (tmp_path / "broken" / "checkpoint.pt").exists()
     with pytest.raises(SystemExit, match="remove it or use the same settings"):
-        train_base.train(settings(tmp_path / "broken", rate=1e-3))
+        train_base.train(settings(tmp_path / "broken", seed=4))
     train_base.train(settings(tmp_path / "broken"))
     assert not (tmp_path / "broken" / "checkpoint.pt").exists()
 
