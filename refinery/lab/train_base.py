@@ -22,6 +22,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from refinery.lab import BASE
+from refinery.lab.grow import grown
 from refinery.lab.mix import conversation
 from refinery.lab.tokenizer import ASSISTANT, BOS, END, PAD, SPECIAL, USER, train_tokenizer
 
@@ -46,12 +48,14 @@ class Size:
     """Share of conversations in which the user's words are trained on too, so that the model can write a question."""
     stored: torch.dtype = torch.bfloat16
     """Of the weights in the file; they are loaded as float32."""
+    grown: bool = False
+    """Whether it starts as the shipped middle one, grown, and goes on behind the data that one saw."""
 
 
 SIZES = {
-    "small": Size(hidden=96, inner=192, layers=4, rate=4e-3),
+    "small": Size(hidden=96, inner=192, layers=4, rate=4e-3, steps=2304),
     "base": Size(hidden=128, inner=384, layers=5, rate=4e-3, stored=torch.float32),
-    "large": Size(hidden=192, inner=512, layers=6, rate=3e-3, steps=1792, spoken=0.1),
+    "large": Size(hidden=192, inner=512, layers=6, rate=1.5e-3, steps=512, spoken=0.2, grown=True),
 }
 
 
@@ -158,7 +162,9 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer, size = train_tokenizer(args.out), SIZES[args.size]
     steps = args.steps or size.steps
-    model = LlamaForCausalLM(config(tokenizer, size))
+    model, first = LlamaForCausalLM(config(tokenizer, size)), 0
+    if size.grown:
+        model, first = grown(LlamaForCausalLM.from_pretrained(BASE), model.config), SIZES["base"].steps // POOL
     chosen = optimizers(model, size.rate, size.rate)
     full = [[group["lr"] for group in optimizer.param_groups] for optimizer in chosen]
     step, checkpoint = 0, args.out / "checkpoint.pt"
@@ -176,7 +182,8 @@ def train(args: argparse.Namespace) -> None:
     started = saved_at = time.monotonic()
     mean, tokens = math.nan, 0
     while step < steps:
-        for number, batch in enumerate(batches(args.seed, step // POOL, tokenizer, args.budget, size.spoken)):
+        pool = first + step // POOL
+        for number, batch in enumerate(batches(args.seed, pool, tokenizer, args.budget, size.spoken)):
             if number < step % POOL or step >= steps:
                 continue
             for optimizer, rates in zip(chosen, full, strict=True):

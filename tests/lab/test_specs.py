@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from refinery.lab import BASE, PROMPTS
+from refinery.lab import BASE, DOMAINS, MODELS, PROMPTS
 from refinery.spec import load_spec
 
 SPECS = Path(__file__).parent.parent.parent / "specs"
@@ -42,3 +42,27 @@ def test_prompts_are_those_of_the_base(name: str) -> None:
     assert spec.graph["fused"].params.prompt == PROMPTS["fuse"]
     shown = spec.train.methods["raft"].params.teacher_prompt
     assert shown == PROMPTS["teacher"].replace("{{ answer }}", "{{ response }}")
+
+
+def test_the_backbones_are_crossed_with_the_public_domains() -> None:
+    """At one rate of the frozen grid, everything else as frozen; the calibration domains are used for nothing else."""
+    spec, frozen = load_spec(SPECS / "tables" / "backbones.yaml"), FROZEN["sft"]
+    points = [(point.spec.model, point.spec.source.lab) for point in spec.points]
+    assert sorted(points) == sorted((model, domain) for model in MODELS for domain in DOMAINS)
+    assert len({point.folder for point in spec.points}) == 15
+    for point in spec.points:
+        one = point.spec
+        assert one.graph["rewritten"].params.prompt == PROMPTS["rewrite"]
+        assert one.graph["fused"].params.prompt == PROMPTS["fuse"]
+        assert set(one.train.methods) == {"sft_raw", "raft"} and one.train.data == "fused"
+        assert one.evaluate.domain == ["heldout"] and one.source.split.test > 0
+        for method in one.train.methods.values():
+            params = method.params
+            assert params.learning_rate in frozen["learning_rates"]
+            assert (params.epochs, params.batch_size, params.schedule, params.weight_decay, params.warmup_ratio) == (
+                frozen["epochs"],
+                frozen["batch"],
+                frozen["schedule"],
+                frozen["weight_decay"],
+                frozen["warmup"],
+            )
