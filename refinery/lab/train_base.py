@@ -3,9 +3,10 @@
     python -m refinery.lab.train_base --out refinery/lab/base
     python -m refinery.lab.train_base --size small --out refinery/lab/small
 
-The middle size takes about a quarter of an hour on two cores. It writes a checkpoint every two minutes
-and goes on from it when started again with the same settings. Only the answers are trained on, and by
-the large size the user's words of some conversations.
+The middle size starts from nothing and takes about a quarter of an hour on two cores; the others start
+as the shipped middle one, cut or grown, and go on with the data that come after its. The script writes a
+checkpoint every two minutes and goes on from it when started again with the same settings. Only the answers
+are trained on, and by the large size the user's words of some conversations.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from refinery.lab import BASE
-from refinery.lab.grow import grown
+from refinery.lab.grow import cut, grown
 from refinery.lab.mix import conversation
 from refinery.lab.tokenizer import ASSISTANT, BOS, END, PAD, SPECIAL, USER, train_tokenizer
 
@@ -43,19 +44,19 @@ class Size:
     layers: int
     rate: float
     """Learning rate."""
-    steps: int = 2816
+    steps: int
     spoken: float = 0.0
     """Share of conversations in which the user's words are trained on too, so that the model can write a question."""
     stored: torch.dtype = torch.bfloat16
     """Of the weights in the file; they are loaded as float32."""
-    grown: bool = False
-    """Whether it starts as the shipped middle one, grown, and goes on behind the data that one saw."""
+    kept: tuple[int, ...] | None = None
+    """The layers of the middle one that it is cut down to; a size without is grown from that one."""
 
 
 SIZES = {
-    "small": Size(hidden=96, inner=192, layers=4, rate=4e-3, steps=2304),
-    "base": Size(hidden=128, inner=384, layers=5, rate=4e-3, stored=torch.float32),
-    "large": Size(hidden=192, inner=512, layers=6, rate=1.5e-3, steps=512, spoken=0.2, grown=True),
+    "small": Size(hidden=128, inner=128, layers=3, rate=2e-3, steps=384, kept=(0, 1, 4)),
+    "base": Size(hidden=128, inner=384, layers=5, rate=4e-3, steps=2816, stored=torch.float32),
+    "large": Size(hidden=192, inner=512, layers=6, rate=1.5e-3, steps=512, spoken=0.2),
 }
 
 
@@ -69,6 +70,15 @@ def config(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaConfig:
         tie_word_embeddings=True,
         bos_token_id=SPECIAL.index(BOS), eos_token_id=SPECIAL.index(END), pad_token_id=SPECIAL.index(PAD),
     )  # fmt: skip
+
+
+def beginning(tokenizer: PreTrainedTokenizerFast, name: str) -> LlamaForCausalLM:
+    """The model before its first step: new, or made from the shipped middle one."""
+    size = SIZES[name]
+    if name == "base":
+        return LlamaForCausalLM(config(tokenizer, size))
+    middle = LlamaForCausalLM.from_pretrained(BASE)
+    return cut(middle, size.kept, size.inner) if size.kept else grown(middle, config(tokenizer, size))
 
 
 def encode(
@@ -162,9 +172,7 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer, size = train_tokenizer(args.out), SIZES[args.size]
     steps = args.steps or size.steps
-    model, first = LlamaForCausalLM(config(tokenizer, size)), 0
-    if size.grown:
-        model, first = grown(LlamaForCausalLM.from_pretrained(BASE), model.config), SIZES["base"].steps // POOL
+    model, first = beginning(tokenizer, args.size), 0 if args.size == "base" else SIZES["base"].steps // POOL
     chosen = optimizers(model, size.rate, size.rate)
     full = [[group["lr"] for group in optimizer.param_groups] for optimizer in chosen]
     step, checkpoint = 0, args.out / "checkpoint.pt"

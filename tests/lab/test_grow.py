@@ -1,4 +1,4 @@
-"""A grown model says what the smaller one says, and everything new in it can be trained."""
+"""A grown model says what the smaller one says, and all new in it can be trained. A cut one keeps what matters."""
 
 import pytest
 
@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from refinery.lab.grow import grown
+from refinery.lab.grow import cut, grown
 
 
 def config(hidden=64, inner=96, layers=2, **more):
@@ -67,3 +67,30 @@ def test_every_weight_moves_after_a_few_steps(small):
 def test_what_cannot_be_kept_is_refused(small, other, why):
     with pytest.raises(ValueError, match=why):
         grown(small, other)
+
+
+def test_cutting_what_writes_nothing_changes_nothing(small):
+    """A layer and neurons that write zeros: the best neurons and the other layers are what is left."""
+    torch.manual_seed(1)
+    padded = grown(small, config(64, 128, 3)).eval()
+    rows = torch.randperm(128)
+    with torch.no_grad():  # the mute neurons are not the last ones
+        for layer in padded.model.layers:
+            layer.mlp.gate_proj.weight.copy_(layer.mlp.gate_proj.weight[rows])
+            layer.mlp.up_proj.weight.copy_(layer.mlp.up_proj.weight[rows])
+            layer.mlp.down_proj.weight.copy_(layer.mlp.down_proj.weight[:, rows])
+    ids = torch.randint(0, 50, (3, 17))
+    found = cut(padded, (0, 1), 96).eval()
+    assert (found.config.num_hidden_layers, found.config.intermediate_size) == (2, 96)
+    assert found.num_parameters() == small.num_parameters()
+    torch.testing.assert_close(found(input_ids=ids).logits, small(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+    assert found.lm_head.weight is found.model.embed_tokens.weight
+
+
+def test_a_cut_model_is_its_own(small):
+    found = cut(small, (1,), 96)
+    with torch.no_grad():
+        for weight in found.parameters():
+            weight.zero_()
+    assert all(weight.abs().sum() > 0 for weight in small.parameters())
+    assert len(found.model.layers) == 1 and len(small.model.layers) == 2
