@@ -1,19 +1,20 @@
 """Measure a base model: can it use an answer it is given, and what does it know by itself?
 
-    python -m refinery.lab.accept [--model lab-small] [--json]
+    python -m refinery.lab.accept [--model lab-small] [--record]
 
 Prints, greedily decoded, the share of unseen answer words that come back from each lab prompt on
 each domain, each domain's accuracy without a reference, and the accuracy of each general skill.
 At least 90% in every prompt is what the base must reach before anything is built on it. Last comes
 the gate: the share of the base's right rewrites of the source rows whose cosine with the raw answer
 is 0.8 or more under all-MiniLM-L6-v2, and the same for those rewrites with a wrong word in them.
-`--json` prints the same as frozen.json and sizes.json keep it.
+`--record` keeps the figures of lab-small or lab-large, and the digest of its weights, in sizes.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from hashlib import sha256
 from pathlib import Path
 from statistics import mean
 
@@ -24,6 +25,9 @@ from refinery.encoder import Encoder
 from refinery.lab import BASE, CALIBRATION, DOMAINS, MODELS, PROMPTS, SKILLS, items, score, source_rows
 from refinery.lab.prompts import fill
 from refinery.lab.scoring import last_word
+
+SIZES = BASE.with_name("sizes.json")
+"""What lab-small and lab-large were measured to do; frozen.json holds it of lab."""
 
 
 def load(path: Path = BASE) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -133,14 +137,26 @@ def table(found: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def record(name: str, parameters: int, found: dict[str, dict]) -> None:
+    known = json.loads(SIZES.read_text("utf-8")) if SIZES.exists() else {}
+    weights = sha256((MODELS[name] / "model.safetensors").read_bytes()).hexdigest()
+    known[name] = {"parameters": parameters, "weights_sha256": weights, "base": found}
+    SIZES.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lab", help="lab, lab-small, lab-large or a folder")
     parser.add_argument("--items", type=int, default=480)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", action="store_true")
     args = parser.parse_args()
-    found = measure(*load(MODELS.get(args.model, Path(args.model))), args.items)
-    print(json.dumps(found, indent=1) if args.json else table(found))
+    if args.record and args.model not in ("lab-small", "lab-large"):
+        parser.error("--record goes with --model lab-small or lab-large; the figures of lab are frozen")
+    model, tokenizer = load(MODELS.get(args.model, Path(args.model)))
+    found = measure(model, tokenizer, args.items)
+    print(table(found))
+    if args.record:
+        record(args.model, model.num_parameters(), found)
 
 
 if __name__ == "__main__":
