@@ -45,7 +45,8 @@ class Spec(Section):
     """The YAML file's name where it is left out; runs are kept under it."""
     seed: int = 0
     model: str = "lab"
-    """The base model that is trained and judged: "lab" (shipped; also "lab-small", "lab-large"), a hub id or a folder."""
+    """The base model that is trained and judged: a shipped one ("lab", "lab-small", "lab-large"), a hub id or a
+    folder."""
     revision: str | None = None
     trust_remote_code: bool = False
     models: dict[Name, ModelSpec] = Field(default_factory=dict)
