@@ -287,7 +287,9 @@ class ConditionedDistillation(Loop, Rollouts):
         scales = how.temperature**2 * shares
         if self.settings.importance_cap is not None and "sampler" in batch:
             scales = scales * self._importance(states, head, tokens, lengths, batch)
-        value, *masses = distillation(states, head, teacher, self.teacher.head(student), how, tokens, scales)
+        found = distillation(states, head, teacher, self.teacher.head(student), how, tokens, scales)
+        assert found.entropy is not None
+        value, masses = found.value, (found.coverage, found.student_coverage, found.entropy)
         kl = (scales * value).sum()
         if how.estimator == "rao_blackwell":
             later = scales * reward_to_go(value.detach(), lengths)

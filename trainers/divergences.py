@@ -192,7 +192,7 @@ def solved(student: Tensor, teacher: Tensor, how: Divergence) -> tuple[Tensor, T
         value = torch.einsum("nv,nv->n", q, log_q.sub_(log_p))
         return value, entropy, p.sub_(q)
     if how.kind == "reverse":
-        u, rest = log_p.sub_(log_q), 0.0
+        u, rest = log_p.sub_(log_q), torch.zeros((), device=p.device)
     else:
         log_m = torch.lerp(p, q, how.beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()  # where m is 0, so are p and q
         rest = how.beta * torch.einsum("nv,nv->n", q, log_q.sub_(log_m))

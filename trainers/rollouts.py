@@ -89,6 +89,7 @@ class Rollouts(DistillationTrainer):
 
     def _manner(self) -> Manner:
         config = self.generation_config
+        assert self.max_completion_length is not None
         likelihood = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
         return Manner(self.max_completion_length, self.eos_token_ids, self._tokenizer.pad_token_id, **likelihood)
 

@@ -28,7 +28,7 @@ def grown(model: LlamaForCausalLM, config: LlamaConfig) -> LlamaForCausalLM:
     same = ("head_dim", "vocab_size", "rms_norm_eps", "tie_word_embeddings", "rope_parameters")
     if any(getattr(config, key) < getattr(old, key) for key in grows):
         raise ValueError(f"a grown model is at least as large in {', '.join(grows)}")
-    if any(getattr(config, key) != getattr(old, key) for key in same) or config.hidden_size % old.head_dim:
+    if any(getattr(config, key) != getattr(old, key) for key in same) or config.hidden_size % (old.head_dim or 1):
         raise ValueError(f"a grown model has the same {', '.join(same)}")
     if any(each.num_key_value_heads != each.num_attention_heads for each in (old, config)):
         raise ValueError("a grown model has a key and a value for each head")
