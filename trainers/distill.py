@@ -288,14 +288,13 @@ class ConditionedDistillation(Loop, Rollouts):
         if self.settings.importance_cap is not None and "sampler" in batch:
             scales = scales * self._importance(states, head, tokens, lengths, batch)
         found = distillation(states, head, teacher, self.teacher.head(student), how, tokens, scales)
-        assert found.entropy is not None
         value, masses = found.value, (found.coverage, found.student_coverage, found.entropy)
         kl = (scales * value).sum()
         if how.estimator == "rao_blackwell":
             later = scales * reward_to_go(value.detach(), lengths)
             through = -(later * cross_entropy(states, self._sampling(head), tokens, later)).sum()
             kl = kl + through - through.detach()
-        return (kl, *((shares * mass).sum() for mass in masses))
+        return (kl, *((shares * mass).sum() for mass in masses if mass is not None))
 
     def _shares(self, lengths: list[int], device: torch.device) -> Tensor:
         """(N,) what each token counts in the sum over rollouts: 1 where all tokens are alike, else 1/L of its row."""

@@ -191,8 +191,9 @@ def solved(student: Tensor, teacher: Tensor, how: Divergence) -> tuple[Tensor, T
     if how.kind == "forward":
         value = torch.einsum("nv,nv->n", q, log_q.sub_(log_p))
         return value, entropy, p.sub_(q)
+    rest: Tensor | float = 0.0
     if how.kind == "reverse":
-        u, rest = log_p.sub_(log_q), torch.zeros((), device=p.device)
+        u = log_p.sub_(log_q)
     else:
         log_m = torch.lerp(p, q, how.beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()  # where m is 0, so are p and q
         rest = how.beta * torch.einsum("nv,nv->n", q, log_q.sub_(log_m))

@@ -88,10 +88,9 @@ class Rollouts(DistillationTrainer):
                 self.model_wrapped = own
 
     def _manner(self) -> Manner:
-        config = self.generation_config
-        assert self.max_completion_length is not None
+        config: Any = self.generation_config
         likelihood = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
-        return Manner(self.max_completion_length, self.eos_token_ids, self._tokenizer.pad_token_id, **likelihood)
+        return Manner(config.max_new_tokens, self.eos_token_ids, self._tokenizer.pad_token_id, **likelihood)
 
     def _by_vllm(self, prompts: list[list[int]]) -> list[list[int]]:
         """By TRL's VLLMGeneration, which gets the weights first, once a step. It says how likely its tokens were."""
