@@ -54,7 +54,7 @@ def _head(out: Console, found: Status) -> None:
     else:
         took = f", took {since(run['started_at'], run['finished_at'])}" if run["finished_at"] else ""
         out.print(f"{run['name']}: {run['status']}, started {moment(run['started_at'])}{took}")
-    out.print(f"store {found.store} ({found.bytes / 1e6:.1f} MB)", soft_wrap=True)
+    out.print(f"store {_near(Path(found.store))} ({found.bytes / 1e6:.1f} MB)", soft_wrap=True)
 
 
 def _steps(out: Console, found: Status) -> None:
