@@ -93,15 +93,13 @@ def arriving(spec: Spec, store: Store, run_id: str, *, ahead: bool = True) -> It
                 writing = writer.submit(_write, store, fingerprint, each.outcomes(), begin, stop)
                 coming[fingerprint] = Arrival(each, writing, begin)
             store.name_step(name, fingerprint)
+            if not isinstance(each, str) and each.key:
+                store.add_reading(each.key, fingerprint)  # which counts once the rows are complete
+        arrivals = Arrivals(found, coming)
         if not ahead:
-            for arrival in coming.values():
-                arrival.wait()
-        yield Arrivals(found, coming if ahead else {})
-        for arrival in coming.values():
-            arrival.wait()
-        for name, each in read.items():
-            if not isinstance(each, str) and (key := sources.reading_key(spec.all_sources[name])):
-                store.add_reading(key, found[name])
+            arrivals.wait(coming)
+        yield arrivals if ahead else Arrivals(found, {})
+        arrivals.wait(coming)
 
 
 def _write(store: Store, fingerprint: str, outcomes: Iterable[Outcome], begin: Event, stop: Event) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import unified_diff
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from refinery import catalog, models
+from refinery.reasons import encoder_folders
 from refinery.rows import Row
 from refinery.spec import Spec, StepSpec, fingerprints, model_identity, order
 from refinery.spec_types import marked
@@ -107,21 +107,23 @@ class _Sides:
 
 
 def _source(name: str, sides: _Sides) -> Effect:
-    if sides.new_prints[name] in sides.old_prints.values():
-        same = sides.same(name, name)
-        return Effect(name, "stands", "", [] if same else [f"as {_former(name, sides)}, under another name"])
+    if found := _standing(name, sides):
+        return found
     return Effect(name, "runs", "directly", ["its rows changed" if name in sides.old_prints else "new"])
 
 
-def _former(name: str, sides: _Sides) -> str:
-    return next(each for each, found in sides.old_prints.items() if found == sides.new_prints[name])
+def _standing(name: str, sides: _Sides) -> Effect | None:
+    """Where the old spec has the same step or source, under this name or another."""
+    former = [each for each, found in sides.old_prints.items() if found == sides.new_prints[name]]
+    if not former:
+        return None
+    return Effect(name, "stands", "", [] if name in former else [f"as {former[0]}, under another name"])
 
 
 def _step(name: str, sides: _Sides) -> Effect:
     old, new = sides.old, sides.new
-    if sides.new_prints[name] in sides.old_prints.values():
-        same = sides.same(name, name)
-        return Effect(name, "stands", "", [] if same else [f"as {_former(name, sides)}, under another name"])
+    if found := _standing(name, sides):
+        return found
     if name not in old.graph:
         return Effect(name, "runs", "directly", ["new"])
     before, after = old.graph[name], new.graph[name]
@@ -168,8 +170,7 @@ def _unwritten(name: str, sides: _Sides) -> list[str]:
         for _, model in marked(step.params, "model"):
             identity = model_identity(sides.new, model, models.identity, sides.new_prints)
             found += [f"weights of model {model}"] if row["models"].get(model, identity) != identity else []
-    folders = [encoder for _, encoder in marked(step.params, "encoder") if Path(encoder).is_dir()]
-    return found or [f"encoder {each}" for each in folders] or [f"a new version of {step.op}"]
+    return found or [f"encoder {each}" for each in encoder_folders(step.params)] or [f"a new version of {step.op}"]
 
 
 def _asked(spec: Spec, name: str) -> list[Any]:

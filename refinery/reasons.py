@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from refinery.spec import Spec
 from refinery.spec_types import added_later, marked
 from refinery.steps import Step, lost, recorded, tally
@@ -58,7 +60,9 @@ def _differing(step: Step, last: Row, store: Store) -> list[str]:
         if last["models"].get(name, identity) != identity
     ]
     why += _reads(step, last, store)
-    return why or [" or ".join(["seed", *(f"encoder {folder}" for folder in encoder_folders(step))]) + " changed"]
+    return why or [
+        " or ".join(["seed", *(f"encoder {folder}" for folder in encoder_folders(step.params))]) + " changed"
+    ]
 
 
 def _reads(step: Step, last: Row, store: Store) -> list[str]:
@@ -85,9 +89,9 @@ def _names(store: Store, fingerprint: str) -> list[str]:
     return list(dict.fromkeys(row["name"] for row in [*made, *later]))
 
 
-def encoder_folders(step: Step) -> list[str]:
-    """The encoders that it names by folder: what is in one shapes the step, and the store knows only its name."""
-    return [encoder for _, encoder in marked(step.params, "encoder") if Path(encoder).is_dir()]
+def encoder_folders(params: BaseModel) -> list[str]:
+    """The encoders that a step names by folder: what is in one shapes the step, and the store knows only its name."""
+    return [encoder for _, encoder in marked(params, "encoder") if Path(encoder).is_dir()]
 
 
 def changed_keys(old: Row, new: Row) -> list[str]:

@@ -51,8 +51,9 @@ class Reading:
     no row is left, and, under on_bad_row: refuse, where any row is bad. Close it, or use it in a `with`.
     """
 
-    def __init__(self, source: SourceSpec, name: str = "source"):
-        self.source, self.name = source, name
+    def __init__(self, source: SourceSpec, name: str = "source", key: str | None = None):
+        """`key`: its `reading_key`, taken before it is read, so that a file edited later is another."""
+        self.source, self.name, self.key = source, name, key
         self.rows = self.train_rows = 0
         raws = islice(_raw_rows(source), source.limit)
         with ExitStack() as stack:

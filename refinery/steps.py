@@ -60,7 +60,7 @@ def readings(spec: Spec, store: Store) -> Iterator[dict[str, Reading | str]]:
             if known and is_complete(store, known):
                 found[name] = known
             else:
-                found[name] = stack.enter_context(Reading(source, name))
+                found[name] = stack.enter_context(Reading(source, name, key))
         yield found
 
 

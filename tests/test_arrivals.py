@@ -8,8 +8,9 @@ import pytest
 from refinery import arrivals
 from refinery.arrivals import arriving
 from refinery.errors import UserError
+from refinery.sources import Reading
 from refinery.spec import load_spec
-from refinery.steps import is_complete, source_fingerprints
+from refinery.steps import is_complete, readings, source_fingerprints
 from refinery.store import Store
 
 ROWS = 4500
@@ -91,6 +92,24 @@ def test_what_is_cut_short_is_stored_by_the_next_run(spec, store, monkeypatch):
     with arriving(spec, store, "again") as found:
         assert list(found.coming) == [fingerprint]
     assert is_complete(store, fingerprint) and len(store.outcomes(fingerprint)) == ROWS
+
+
+def test_a_file_that_is_edited_while_the_run_goes_on_is_read_again(spec, store, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    with arriving(spec, store, "run") as found:
+        file.write_text(file.read_text("utf-8").replace("q77?", "edited?"), "utf-8")
+    now = source_fingerprints(spec, store)
+    assert now != found.fingerprints
+    with Reading(spec.source) as read:
+        assert now["source"] == read.fingerprint()
+
+
+def test_a_run_that_stops_later_need_not_read_again(spec, store):
+    with pytest.raises(KeyboardInterrupt), arriving(spec, store, "run") as found:
+        next(iter(found.coming.values())).wait()
+        raise KeyboardInterrupt
+    with readings(spec, store) as read:
+        assert read == found.fingerprints
 
 
 def test_a_store_that_cannot_be_written_is_said_while_rows_are_taken(spec, store, monkeypatch):
