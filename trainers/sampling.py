@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from refinery.models.decoding import can_join
+from refinery.models.decoding import can_join, forget_columns, left_padded, positions
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class _UnderWay:
         spare = int(self.mask[:, 0, 0].int().argmax(-1).min())  # columns that no row uses any more
         if spare * 8 >= self.width:
             self.mask, self.width = self.mask[..., spare:], self.width - spare
-            for layer in self.cache.layers:
-                layer.keys, layer.values = layer.keys[..., spare:, :], layer.values[..., spare:, :]
+            forget_columns(self.cache, spare)
 
     def step(self, tokens: Tensor) -> Tensor:
         """(rows, V) logits after the rows' next tokens."""
@@ -110,14 +109,12 @@ def _read(model: Any, prompts: Sequence[Sequence[int]], manner: Manner) -> tuple
     device = model.device
     places: dict[tuple[int, ...], int] = {}
     order = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
-    width = max(map(len, places))
-    ids = torch.tensor([[manner.pad] * (width - len(p)) + list(p) for p in places], device=device)
-    mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in places], device=device)
+    ids, mask = left_padded(list(places), manner.pad, device)
     cache = DynamicCache(config=model.config)
     made = model(
         input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        attention_mask=mask,
+        position_ids=positions(mask),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
@@ -127,4 +124,4 @@ def _read(model: Any, prompts: Sequence[Sequence[int]], manner: Manner) -> tuple
         rows = torch.tensor(order, device=device)
         cache.batch_select_indices(rows)
         mask, logits = mask[rows], logits[rows]
-    return _UnderWay(model, cache, mask, mask.sum(-1, keepdim=True), manner.limit), logits
+    return _UnderWay(model, cache, mask.bool(), mask.sum(-1, keepdim=True), manner.limit), logits

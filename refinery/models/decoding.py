@@ -4,6 +4,7 @@ Rows are padded on the left and masked, with positions counted from each row's f
 as it would be alone. Sampling takes one uniform number for each (request, position) from a counter-based generator.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,9 +79,9 @@ class _Batch:
     """Left-padded rows under way: their key-value cache, mask and the logits of the next token."""
 
     def __init__(self, model: Any, prompts: list[list[int]], pad: int):
-        ids, self.mask = _left_padded(prompts, pad, model.device)
+        ids, self.mask = left_padded(prompts, pad, model.device)
         self.model, self.cache = model, DynamicCache(config=model.config)
-        self.logits = self._forward(ids, _positions(self.mask))
+        self.logits = self._forward(ids, positions(self.mask))
 
     def with_(self, other: "_Batch") -> "_Batch":
         """These rows and then those of `other`, all padded on the left to the longer of the two."""
@@ -109,9 +110,7 @@ class _Batch:
         spare = int(self.mask.any(0).int().argmax())
         if spare * 8 >= self.mask.shape[1]:
             self.mask = self.mask[:, spare:]
-            layers: Any = self.cache.layers
-            for layer in layers:
-                layer.keys, layer.values = layer.keys[..., spare:, :], layer.values[..., spare:, :]
+            forget_columns(self.cache, spare)
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocabulary) float32 after the last of `ids` (rows, length)."""
@@ -133,6 +132,12 @@ def can_join(model: Any) -> bool:
     return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
 
 
+def forget_columns(cache: Any, spare: int) -> None:
+    """The first columns of every layer's keys and values, which are padding in all rows."""
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[..., spare:, :], layer.values[..., spare:, :]
+
+
 def _widened(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
     """Zeros put before it along `dim`, up to `width`."""
     shape = list(tensor.shape)
@@ -143,12 +148,12 @@ def _widened(tensor: torch.Tensor, width: int, dim: int) -> torch.Tensor:
 @torch.inference_mode()
 def score(model: Any, pairs: list[tuple[list[int], list[int]]], pad: int = 0) -> list[list[float]]:
     """Log-probabilities, in nats, of each token of `target` after `prompt`, for (prompt, target) token ids."""
-    ids, mask = _left_padded([[*prompt, *target] for prompt, target in pairs], pad, model.device)
+    ids, mask = left_padded([[*prompt, *target] for prompt, target in pairs], pad, model.device)
     longest = max(len(target) for _, target in pairs)
     out = model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=_positions(mask),
+        position_ids=positions(mask),
         use_cache=False,
         logits_to_keep=longest + 1,
     )
@@ -212,15 +217,15 @@ def warp(logits: torch.Tensor, samplings: list[Sampling]) -> torch.Tensor:
     return logits
 
 
-def _left_padded(rows: list[list[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, mask), both (rows, longest) int64, the mask 0 where padded."""
     longest = max(map(len, rows))
-    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
 
 
-def _positions(mask: torch.Tensor) -> torch.Tensor:
+def positions(mask: torch.Tensor) -> torch.Tensor:
     """Each row's positions counted from its first real token."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
