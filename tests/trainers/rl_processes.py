@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tests.trainers.test_distill import rollout
+from tests.trainers.two_processes import steady
 from trainers.rl import Grpo
 from trainers.train import train
 
@@ -22,5 +23,6 @@ def stored(self: Any, prompt_ids: list[list[int]], *rest: Any) -> tuple[list[lis
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    steady()
     Grpo._generate_single_turn = stored  # type: ignore[method-assign]
     train(pickle.loads(Path(sys.argv[1]).read_bytes()))

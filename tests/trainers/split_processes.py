@@ -48,11 +48,12 @@ if __name__ == "__main__":
     os.environ.update(SETTINGS)
     import torch
 
-    from tests.trainers.two_processes import stored
+    from tests.trainers.two_processes import steady, stored
     from trainers.distill import ConditionedDistillation
     from trainers.train import train
 
     torch.set_num_threads(1)
+    steady()
     split()
     ConditionedDistillation._generate_single_turn = stored  # type: ignore[method-assign]
     train(pickle.loads(Path(sys.argv[1]).read_bytes()))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.conftest import JobMaker, gap
-from tests.trainers.test_distill import ROUNDING
+from tests.trainers.two_processes import STEADY
 from trainers.job import directory
 
 ROOT = Path(__file__).parents[2]
@@ -38,4 +38,4 @@ def test_two_processes_are_one(job: JobMaker, tmp_path: Path, method: str, param
         ran = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-3000:]
         folders.append(directory(one))
-    assert gap(*folders) < ROUNDING
+    assert gap(*folders) < STEADY

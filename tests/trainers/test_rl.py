@@ -18,8 +18,8 @@ from trl import GRPOConfig, GRPOTrainer
 from refinery.errors import UserError
 from refinery.store import Store
 from tests.trainers.conftest import JobMaker, gap, make_examples
-from tests.trainers.test_distill import ROUNDING
 from tests.trainers.test_train import Killed, killer, manifest
+from tests.trainers.two_processes import STEADY
 from trainers import rl
 from trainers.course import course
 from trainers.footprint import Footprint, footprint, skeleton
@@ -305,7 +305,7 @@ def test_two_processes_are_one(job: JobMaker, tmp_path: Path, params: dict[str, 
         ran = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-3000:]
         folders.append(directory(one))
-    assert gap(*folders) < ROUNDING
+    assert gap(*folders) < STEADY
     assert gap(folders[0], Path(job("grpo").model)) > 1e-4
     totals = [manifest(folder)["final"] for folder in folders]
     assert totals[0]["rollout_tokens"] == totals[1]["rollout_tokens"]

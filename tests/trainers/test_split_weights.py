@@ -11,10 +11,9 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.trainers.conftest import JobMaker, gap
-from tests.trainers.test_distill import ROUNDING
 from tests.trainers.test_train import tied
+from tests.trainers.two_processes import STEADY
 from trainers.job import TrainJob, directory
-from trainers.train import train
 
 __all__ = ["tied"]
 
@@ -45,7 +44,7 @@ def test_split_weights_end_as_whole_ones(job: JobMaker, tmp_path: Path, method: 
         ran = run(one, tmp_path, script, processes)
         assert ran.returncode == 0, ran.stderr[-3000:]
         folders.append(directory(one))
-    assert gap(*folders) < ROUNDING
+    assert gap(*folders) < STEADY
     model, loading = AutoModelForCausalLM.from_pretrained(folders[1], output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"] and model is not None
     assert (folders[1] / "adapter").exists() == ("lora" in params)
@@ -55,10 +54,11 @@ def test_split_weights_end_as_whole_ones(job: JobMaker, tmp_path: Path, method: 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
 def test_tied_weights_are_gathered_too(job: JobMaker, tmp_path: Path, tied: str, lora: Any) -> None:
     one = job("sft", learning_rate=1e-3, lora=lora, _model=tied, _out=tmp_path / "split")
-    ran = run(one, tmp_path, "split_processes", 2)
-    assert ran.returncode == 0, ran.stderr[-3000:]
     alone = job("sft", learning_rate=1e-3, lora=lora, _model=tied, _out=tmp_path / "alone")
-    assert gap(train(alone), directory(one)) < ROUNDING
+    for each, script, processes in ((one, "split_processes", 2), (alone, "two_processes", 1)):
+        ran = run(each, tmp_path, script, processes)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+    assert gap(directory(alone), directory(one)) < STEADY
 
 
 @pytest.mark.slow
