@@ -7,11 +7,11 @@ within about a second, so that a killed run goes on row by row. Rows that fell b
 A table step sees all rows at once and is done as a whole (refinery/tablesteps.py).
 """
 
-import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
+from refinery import event_loop
 from refinery.arrivals import Arrivals, arriving
 from refinery.context import Provider
 from refinery.journal import Journal
@@ -66,17 +66,7 @@ def run_graph(
         with store.run_lock(), _own_run(spec, store) as run_id:
             return run_graph(spec, store, run_id=run_id, progress=progress, provider=provider, writes=writes)
     with _few_collections(), Journal(store) as journal:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(spec, store, journal, run_id, progress or (lambda _: None), provider, writes))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is installed (it is not on Windows): a tenth faster where a server answers at once."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return None
-    return new_event_loop  # type: ignore[no-any-return]
+        return event_loop.run(_run(spec, store, journal, run_id, progress or (lambda _: None), provider, writes))
 
 
 def step_fingerprints(spec: Spec, store: Store) -> dict[str, str]:

@@ -110,8 +110,7 @@ def _read(store: Store, sheet: Sheet, path: Path, rater: str) -> None:
 
 def _ask(work: Work, judges: Sequence[str], sheet: Sheet, asked: Sequence[Item]) -> None:
     """Each judge in every order; a model of the writer's own family likes its own, so name another."""
-    import asyncio
-
+    from refinery import event_loop
     from refinery.context import Context
     from refinery.diagnostics._judging import judge
     from refinery.errors import did_you_mean
@@ -138,4 +137,4 @@ def _ask(work: Work, judges: Sequence[str], sheet: Sheet, asked: Sequence[Item])
             await services.close()
 
     with work.store.run_lock(), Journal(work.store) as journal:
-        asyncio.run(run(journal))
+        event_loop.run(run(journal))

@@ -1,11 +1,11 @@
 """What only a model can say of two sets: its own free answers, and how likely each side is to it. Cached like every
 request, so that what was answered is not asked again."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from refinery import event_loop
 from refinery.context import Context
 from refinery.diagnostics._pairs import Pair, Pairs
 from refinery.errors import RowError
@@ -63,7 +63,7 @@ def ask_model(
             await services.close()
 
     with Journal(store) as journal:
-        return asyncio.run(run())
+        return event_loop.run(run())
 
 
 async def _own(
