@@ -105,13 +105,14 @@ def arriving(spec: Spec, store: Store, run_id: str, *, ahead: bool = True) -> It
 def _write(store: Store, fingerprint: str, outcomes: Iterable[Outcome], begin: Event, stop: Event) -> None:
     """In few transactions, which for many rows takes half of what one for each batch does."""
     begin.wait()
+    new = not store.funnel(fingerprint)  # else a run was killed while it wrote them
     coming = batches(enumerate(outcomes))
     batch = next(coming, None)
     while batch and not stop.is_set():
         until = time.monotonic() + HELD
         with store.together():
             while batch and time.monotonic() < until and not stop.is_set():
-                store.add_outcomes(fingerprint, batch)
+                store.add_outcomes(fingerprint, batch, new=new)
                 batch = next(coming, None)
         time.sleep(PAUSE)
     if not batch:

@@ -25,6 +25,7 @@ import numpy as np
 
 from refinery.errors import UserError
 from refinery.migrations import migrate, pending
+from refinery.names import Names
 from refinery.rows import Part, Row, as_texts
 
 READ_PATIENCE = 4.0
@@ -40,6 +41,9 @@ ENGINE: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
+
+NAMES = 100_000
+"""Names of examples that are read at a time."""
 
 PAGE = 2000
 """Rows with texts that pass through the engine at a time, so that its memory does not grow with the data set."""
@@ -76,6 +80,7 @@ class Database:
         self.path, self.read_only = Path(path).absolute(), read_only
         self._turn = _turns.setdefault(self.path, _Turn())
         self._types: dict[str, dict[str, str]] = {}
+        self._bodies = Names()
         self._engine = _engine(self.path)
         if not self.path.exists():
             if read_only:
@@ -109,9 +114,8 @@ class Database:
         with self._transaction() as connection:
             for table, rows, keys in parts:
                 if table == "examples":  # named by their content, so those that stand are equal
-                    there = self._there(connection, table, rows, *keys)
-                    rows = [row for row in rows if row[keys[0]] not in there]
-                elif rows:
+                    rows = self._new_examples(connection, rows)
+                elif rows and keys:
                     self._delete(connection, table, rows, keys)
                 for start in range(0, len(rows), PAGE):
                     self._insert(connection, table, rows[start : start + PAGE])
@@ -201,12 +205,19 @@ class Database:
         with self._given(connection, table, rows, list(rows[0])) as given:
             connection.execute(f"INSERT INTO {table} ({', '.join(rows[0])}) {given}")
 
-    def _there(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]], key: str) -> set[Any]:
-        """Which of the rows' keys the table has."""
-        with self._given(connection, table, rows, [key]) as given:
-            return {
-                row[0] for row in connection.execute(f"SELECT {key} FROM {table} WHERE {key} IN ({given})").fetchall()
-            }
+    def _new_examples(self, connection: Any, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those that the table does not have. It is looked through where others have written to it since, or a
+        transaction of ours was taken back: rows of it are only ever added, so their count tells."""
+        [(count,)] = connection.execute("SELECT count(*) FROM examples").fetchall()
+        if count != len(self._bodies):
+            self._bodies = Names()
+            [(last,)] = connection.execute("SELECT coalesce(max(rowid), -1) FROM examples").fetchall()
+            for start in range(0, last + 1, NAMES):
+                sql = "SELECT body FROM examples WHERE rowid BETWEEN ? AND ?"
+                found = connection.execute(sql, [start, start + NAMES - 1]).fetchnumpy()["body"]
+                self._bodies.add(found.tolist())
+        new = self._bodies.add([row["body"] for row in rows])
+        return [row for row, is_new in zip(rows, new, strict=True) if is_new]
 
     def _delete(self, connection: Any, table: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
         same = " AND ".join(f"t.{key} = gone.{key}" for key in keys)

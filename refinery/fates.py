@@ -55,6 +55,8 @@ class Origins:
     """Fingerprint to name of the other sources that it reads, directly or not."""
     copies: dict[str, str]
     """Ids of made rows all of whose ancestors are of one other source, to its name."""
+    chain: list[str]
+    """Fingerprints of the step and of all that it reads, directly or not."""
 
 
 def final_steps(spec: Spec) -> list[str]:
@@ -76,7 +78,12 @@ def fate(store: Store, step: Row) -> Fate:
     found = origins(store, step["fingerprint"])
     counts: Counter[str] = Counter()
     mixed: Counter[str] = Counter()
-    for row in store.query(_COUNTS, [found.trunk, list(found.others), step["fingerprint"]]):
+    alone = not found.others and not store.query(_MAKES, [found.chain])
+    for row in (
+        store.query(_OWN, [found.trunk, step["fingerprint"]])
+        if alone
+        else store.query(_COUNTS, [found.trunk, list(found.others), step["fingerprint"]])
+    ):
         if row["source"] == found.trunk:
             kept = "unchanged" if row["same"] else "refined"
             counts["held_out" if not row["train"] else "fell_back" if row["fell_back"] else kept] += row["n"]
@@ -106,7 +113,7 @@ def _copies(store: Store, fingerprint: str, found: Origins) -> list[tuple[str, i
     """How many of a step's train rows are copies of another source's, by its name."""
     if not found.copies:
         return []
-    sql = "SELECT o.example_id FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND e.split = 'train'"
+    sql = "SELECT example_id FROM outcomes WHERE step = ? AND split = 'train'"
     there = {row["example_id"] for row in store.query(sql, [fingerprint])}
     return list(Counter(name for example_id, name in found.copies.items() if example_id in there).items())
 
@@ -126,7 +133,8 @@ def origins(store: Store, fingerprint: str) -> Origins:
     named = {row["fingerprint"]: row["name"] for row in store.last_steps()}
     others = {each: str(named.get(each) or row["name"]) for each, row in chain.items() if row["op"] == SOURCE}
     others.pop(trunk, None)
-    return Origins(trunk, others, _rooted_elsewhere(store, chain, trunk, others) if others else {})
+    copies = _rooted_elsewhere(store, chain, trunk, others) if others else {}
+    return Origins(trunk, others, copies, list(chain))
 
 
 def _rooted_elsewhere(store: Store, chain: Iterable[str], trunk: str, others: Mapping[str, str]) -> dict[str, str]:
@@ -166,12 +174,18 @@ _COUNTS = """
          other AS (SELECT example_id, min(step) AS step FROM outcomes
                    WHERE list_contains($2::VARCHAR[], step) GROUP BY example_id)
     SELECT CASE WHEN own.example_id IS NOT NULL THEN $1 ELSE coalesce(other.step, '') END AS source,
-           e.split = 'train' AS train, o.fell_back, o.response = e.answer AS same, count(*) AS n
-    FROM outcomes o JOIN examples e USING (body) LEFT JOIN own ON own.example_id = o.example_id
+           o.split = 'train' AS train, o.fell_back, o.as_given AS same, count(*) AS n
+    FROM outcomes o LEFT JOIN own ON own.example_id = o.example_id
     LEFT JOIN other ON other.example_id = o.example_id
-    WHERE o.step = $3 GROUP BY ALL
+    WHERE o.step = $3 AND o.split IS NOT NULL GROUP BY ALL
 """
-_TRAIN = "SELECT count(*) AS n FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND e.split = 'train'"
+_OWN = """
+    SELECT ? AS source, split = 'train' AS train, fell_back, as_given AS same, count(*) AS n
+    FROM outcomes WHERE step = ? AND split IS NOT NULL GROUP BY ALL
+"""
+"""Where all rows are of the trunk: `_COUNTS` without a join of ids, which takes memory with their number."""
+_MAKES = "SELECT 1 AS one FROM outcomes WHERE list_contains(?::VARCHAR[], step) AND action = 'created' LIMIT 1"
+_TRAIN = "SELECT count(*) AS n FROM outcomes WHERE step = ? AND split = 'train'"
 _MADE = """SELECT DISTINCT o.example_id, e.parents FROM outcomes o JOIN examples e USING (body)
            WHERE list_contains(?::VARCHAR[], o.step) AND o.action = 'created'"""
 _SOURCES = """SELECT example_id, step FROM outcomes

@@ -27,6 +27,9 @@ from refinery.store import Store
 KEYS = {"generations": GENERATION_KEYS, "likelihoods": LIKELIHOOD_KEYS, "outcomes": ("step", "example_id")}
 """The tables that are journaled, and what makes a row of each the same row."""
 
+_Noted = tuple[Row, bool]
+"""A row, and whether the store surely has none of its key."""
+
 REPLAY_BATCH = 5000
 MUCH = 4000
 """Rows that are written to the store before the second is over, so that memory does not grow with the pace."""
@@ -82,8 +85,9 @@ class Journal:
 
     def __init__(self, store: Store, *, every: float = 1.0):
         self.store, self.every = store, every
-        self._rows: dict[str, dict[Any, Row]] = {table: {} for table in KEYS}
-        self._writing: dict[str, dict[Any, Row]] = {table: {} for table in KEYS}
+        self._rows: dict[str, dict[Any, _Noted]] = {table: {} for table in KEYS}
+        self._writing: dict[str, dict[Any, _Noted]] = {table: {} for table in KEYS}
+        self._sure = True
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._digests: dict[str, _Digests] = {}
@@ -121,17 +125,20 @@ class Journal:
         RowError invalid_text where it holds text that is not valid Unicode.
         """
         row = dict(row)
-        self._append(table, tuple(row[key] for key in KEYS[table]), row, row)
+        new = table in self._digests and row["digest"] not in self._digests[table]
+        self._append(table, tuple(row[key] for key in KEYS[table]), row, row, new)
 
-    def outcome(self, step: str, position: int, outcome: Outcome) -> None:
-        """Note what the step of that fingerprint did to its example at `position`. RowError as for `append`."""
+    def outcome(self, step: str, position: int, outcome: Outcome, *, new: bool = False) -> None:
+        """Note what the step of that fingerprint did to its example at `position`. RowError as for `append`. `new`
+        where the store surely has no outcome of it, so that none is looked for."""
         line = {"step": step, "position": position, "outcome": outcome}
-        self._append("outcomes", (step, outcome.example_id), line, {"triple": (step, position, outcome)})
+        self._append("outcomes", (step, outcome.example_id), line, {"triple": (step, position, outcome)}, new)
 
     def find(self, table: str, key: tuple[Any, ...]) -> Row | None:
         """A row that is noted but may not be in the store yet. Ask here before asking the store."""
         with self._lock:
-            return self._rows[table].get(key) or self._writing[table].get(key)
+            noted = self._rows[table].get(key) or self._writing[table].get(key)
+            return noted[0] if noted else None
 
     def may_be_stored(self, table: str, digest: str) -> bool:
         """False where the store surely has no row of that digest: neither found there at first nor noted since."""
@@ -155,7 +162,9 @@ class Journal:
                 if self._file:
                     self._file.close()
                     self._file = None
-            self.store.replace_all(_parts(self._writing))
+            sure, self._sure = self._sure, False  # a write that failed may have been done all the same
+            self.store.replace_all(_parts(self._writing, sure))
+            self._sure = sure
             with self._lock:
                 self._writing = {table: {} for table in KEYS}
             for path in self._files():
@@ -165,14 +174,14 @@ class Journal:
     def replay(self) -> int:
         """Write what a killed run left to the store; the number of rows. A torn line (its last) is passed over."""
         count = 0
-        rows: dict[str, dict[Any, Row]] = {table: {} for table in KEYS}
+        rows: dict[str, dict[Any, _Noted]] = {table: {} for table in KEYS}
         paths = self._files()
         for path in paths:
             for line in path.read_bytes().splitlines():
                 if (parsed := _parsed(line)) is None:
                     continue
                 table, key, row = parsed
-                rows[table][key] = row
+                rows[table][key] = row, False
                 count += 1
                 if count % REPLAY_BATCH == 0:
                     self.store.replace_all(_parts(rows))
@@ -182,13 +191,13 @@ class Journal:
             path.unlink()
         return count
 
-    def _append(self, table: str, key: tuple[Any, ...], line: Row, row: Row) -> None:
+    def _append(self, table: str, key: tuple[Any, ...], line: Row, row: Row, new: bool) -> None:
         try:
             text = json_bytes([table, line])
         except UnicodeEncodeError as error:
             raise RowError("invalid_text", str(error)) from None
         with self._lock:
-            self._rows[table][key] = row  # the store may have room where the journal has none
+            self._rows[table][key] = row, new  # the store may have room where the journal has none
             self._gathered += 1
             if self._gathered == MUCH:
                 self._due.set()
@@ -236,11 +245,17 @@ def _write_whole(file: FileIO, line: bytes) -> None:
         raise
 
 
-def _parts(rows: dict[str, dict[Any, Row]]) -> list[Part]:
-    parts: list[Part] = [
-        (table, list(rows[table].values()), KEYS[table]) for table in ("generations", "likelihoods") if rows[table]
-    ]
-    return parts + (outcome_parts([row["triple"] for row in rows["outcomes"].values()]) if rows["outcomes"] else [])
+def _parts(noted: dict[str, dict[Any, _Noted]], sure: bool = True) -> list[Part]:
+    """What is noted as new apart from what may be there. Unless `sure`, nothing is taken for new."""
+    parts: list[Part] = []
+    for table, rows in noted.items():
+        for new in (False, True):
+            some = [row for row, is_new in rows.values() if (is_new and sure) == new]
+            if some and table == "outcomes":
+                parts += outcome_parts([row["triple"] for row in some], new=new)
+            elif some:
+                parts.append((table, some, () if new else KEYS[table]))
+    return parts
 
 
 def _parsed(line: bytes) -> tuple[str, tuple[Any, ...], Row] | None:

@@ -189,7 +189,7 @@ def made_from(store: Store, steps: Sequence[Row], example_id: str) -> list[str]:
     return list(dict.fromkeys(row["example_id"] for row in found))
 
 
-_JOINED = """SELECT o.*, e.prompt, e.answer, e.split, e.parents, e.meta
+_JOINED = """SELECT o.*, e.prompt, e.answer, e.parents, e.meta
              FROM outcomes o LEFT JOIN examples e USING (body)"""
 
 

@@ -305,7 +305,22 @@ def names(connection: Any) -> None:
     connection.execute("INSERT INTO names SELECT name, arg_max(fingerprint, started_at) FROM steps GROUP BY name")
 
 
-MIGRATIONS = [initial, readings, preferences, embeddings, cells, names]
+def passed(connection: Any) -> None:
+    """Rows that go on are counted without a look at their examples."""
+    columns = [
+        ("split", "VARCHAR", "examples.split of the example after the step; NULL where dropped."),
+        ("as_given", "BOOLEAN", "Whether the response is the reference answer; NULL where dropped."),
+    ]
+    for name, kind, words in columns:
+        connection.execute(f"ALTER TABLE outcomes ADD COLUMN {name} {kind}")
+        connection.execute(f"COMMENT ON COLUMN outcomes.{name} IS {_quoted(words)}")
+    connection.execute("""
+        UPDATE outcomes SET split = e.split, as_given = (response = e.answer)
+        FROM examples e WHERE e.body = outcomes.body
+    """)
+
+
+MIGRATIONS = [initial, readings, preferences, embeddings, cells, names, passed]
 
 
 def pending(connection: Any) -> list[Any]:

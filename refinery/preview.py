@@ -77,11 +77,11 @@ class _Sampled(Store):
             self._picked[fingerprint] = _Picked(self.choice, by_id=name == SOURCE)
         super().start_step(fingerprint, run_id, name, op, *rest)
 
-    def add_outcomes(self, fingerprint: str, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+    def add_outcomes(self, fingerprint: str, outcomes: Sequence[tuple[int, Outcome]], *, new: bool = False) -> None:
         if fingerprint in self._picked:
             self._picked[fingerprint].add(outcomes)
         else:
-            super().add_outcomes(fingerprint, outcomes)
+            super().add_outcomes(fingerprint, outcomes, new=new)
 
     def finish_step(self, fingerprint: str) -> None:
         if fingerprint in self._picked:

@@ -13,14 +13,15 @@ from refinery.records import Example, Outcome, digest
 
 Row = dict[str, Any]
 Part = tuple[str, Sequence[Mapping[str, Any]], Sequence[str]]
-"""(table, rows, keys): rows to write, each over any that has the same keys."""
+"""(table, rows, keys): rows to write, each over any that has the same keys; no keys where the table surely has none."""
 
 GENERATION_KEYS = ("digest", "max_tokens")
 LIKELIHOOD_KEYS = ("digest",)
 
 
-def outcome_parts(rows: Sequence[tuple[str, int, Outcome]]) -> list[Part]:
-    """(step, position, outcome) triples as `Store.replace_all` takes them; of equal (step, example) the last counts."""
+def outcome_parts(rows: Sequence[tuple[str, int, Outcome]], *, new: bool = False) -> list[Part]:
+    """(step, position, outcome) triples as `Store.replace_all` takes them; of equal (step, example) the last counts.
+    `new` where the store surely has none of them."""
     bodies: dict[str, Row] = {}
     found: dict[tuple[str, str], Row] = {}
     for step, position, outcome in rows:
@@ -28,15 +29,18 @@ def outcome_parts(rows: Sequence[tuple[str, int, Outcome]]) -> list[Part]:
         row: Row = {"step": step, "position": position, "example_id": outcome.example_id, "action": outcome.action}
         row |= {"reason": outcome.reason, "detail": outcome.detail, "transient": outcome.transient}
         row |= {"scores": outcome.scores, "body": None, "response": None, "candidates": None, "fell_back": None}
+        row |= {"split": None, "as_given": None}
         if example is not None:
             body: Row = {"prompt": example.prompt, "answer": example.answer, "split": example.split}
             body |= {"parents": list(example.parents), "meta": example.meta}
             row["body"] = _name(body)
             bodies[row["body"]] = {"body": row["body"], **body}
             row |= {"response": example.response, "candidates": list(example.candidates)}
-            row["fell_back"] = example.fell_back
+            row |= {"fell_back": example.fell_back, "split": example.split}
+            row["as_given"] = example.response == example.answer
         found[step, outcome.example_id] = row
-    return [("examples", list(bodies.values()), ("body",)), ("outcomes", list(found.values()), ("step", "example_id"))]
+    keys = () if new else ("step", "example_id")
+    return [("examples", list(bodies.values()), ("body",)), ("outcomes", list(found.values()), keys)]
 
 
 def _name(body: Row) -> str:

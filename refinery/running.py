@@ -102,6 +102,8 @@ class Runner:
     before: Counts = field(init=False)
     failures: Counter[str] = field(default_factory=Counter)
     quoted: list[str] = field(default_factory=list)
+    fresh: bool = False
+    """Whether the step had no outcome when its rows began."""
     ran: int = 0
     items: int = 0
     """Of a table step, worked on side by side."""
@@ -184,6 +186,7 @@ class Runner:
             start(store, step, self.run_id)
             known = tally(store, step.fingerprint)
         self.state.done, self.state.counts = known.rows, known.counts
+        self.fresh = not known.rows
         self._tell(last=True)
         if step.needs_all:
             tables = [StoredTable(name, store, reads) for name, reads in zip(step.upstream, step.reads, strict=True)]
@@ -229,10 +232,10 @@ class Runner:
 
     def _note(self, position: int, example: Example, outcome: Outcome) -> None:
         try:
-            self.journal.outcome(self.step.fingerprint, position, outcome)
+            self.journal.outcome(self.step.fingerprint, position, outcome, new=self.fresh)
         except RowError as error:  # the outcome holds text that cannot be stored
             outcome = self._failed(example, RowError(error.reason))
-            self.journal.outcome(self.step.fingerprint, position, outcome)
+            self.journal.outcome(self.step.fingerprint, position, outcome, new=self.fresh)
         self.ran += 1
         self.state.done += 1
         self.state.counts[outcome.action, outcome.reason] += 1

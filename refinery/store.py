@@ -105,13 +105,10 @@ class Store(Database):
             sql = "UPDATE steps SET status = 'complete', finished_at = ? WHERE fingerprint = ?"
             connection.execute(sql, [now(), fingerprint])
 
-    def add_outcomes(self, fingerprint: str, outcomes: Sequence[tuple[int, Outcome]]) -> None:
-        """Write (position, outcome) pairs of a step, each over any outcome of the same example under it."""
-        self.add_step_outcomes([(fingerprint, position, each) for position, each in outcomes])
-
-    def add_step_outcomes(self, rows: Sequence[tuple[str, int, Outcome]]) -> None:
-        """`add_outcomes` for (step fingerprint, position, outcome) of several steps at once."""
-        self.replace_all(outcome_parts(rows))
+    def add_outcomes(self, fingerprint: str, outcomes: Sequence[tuple[int, Outcome]], *, new: bool = False) -> None:
+        """Write (position, outcome) pairs of a step, each over any outcome of the same example under it; `new` where
+        there surely is none."""
+        self.replace_all(outcome_parts([(fingerprint, position, each) for position, each in outcomes], new=new))
 
     def delete_outcomes(self, fingerprint: str, example_ids: Sequence[str]) -> None:
         if not example_ids:
@@ -151,7 +148,7 @@ class Store(Database):
         where = "o.step = ? AND o.position BETWEEN ? AND ?"
         more: list[Any] = []
         if split is not None:
-            where, more = f"{where} AND e.split = ?", [*more, split]
+            where, more = f"{where} AND o.split = ?", [*more, split]
         if todo is not None:
             done = "SELECT d.example_id FROM outcomes d WHERE d.step = ? AND d.position BETWEEN ? AND ?"
             where = f"{where} AND o.example_id NOT IN ({done})"
@@ -373,7 +370,7 @@ class Store(Database):
 
 
 _OUTCOMES = """
-    SELECT o.*, e.prompt, e.answer, e.split, e.parents, e.meta
+    SELECT o.*, e.prompt, e.answer, e.parents, e.meta
     FROM outcomes o LEFT JOIN examples e USING (body) WHERE {} ORDER BY o.step, o.position
 """
 

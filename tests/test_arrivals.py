@@ -75,8 +75,8 @@ def test_what_is_cut_short_is_stored_by_the_next_run(spec, store, monkeypatch):
     written = threading.Event()
     add = Store.add_outcomes
 
-    def slowly(self, *args):
-        add(self, *args)
+    def slowly(self, *args, **how):
+        add(self, *args, **how)
         written.set()
         threading.Event().wait(0.2)
 
@@ -113,7 +113,7 @@ def test_a_run_that_stops_later_need_not_read_again(spec, store):
 
 
 def test_a_store_that_cannot_be_written_is_said_while_rows_are_taken(spec, store, monkeypatch):
-    def full(self, *_):
+    def full(self, *_, **__):
         raise UserError("the disk is full")
 
     monkeypatch.setattr(Store, "add_outcomes", full)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -127,6 +128,53 @@ def test_a_store_that_cannot_be_written_stops_the_run_and_keeps_the_rows(
     assert files(store)
     with Journal(store):
         assert len(store.outcomes("f")) == k + 1
+
+
+def test_what_is_new_is_written_without_a_search(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generated(k: int, **more: object) -> dict[str, object]:
+        return generation(k, digest=hashlib.md5(str(k).encode()).hexdigest(), **more)
+
+    searched: list[str] = []
+    delete = Store._delete
+
+    def noted(self: Store, connection: Any, table: str, *rest: Any) -> None:
+        searched.append(table)
+        delete(self, connection, table, *rest)
+
+    monkeypatch.setattr(Store, "_delete", noted)
+    store.add_generations([generated(0)])
+    with Journal(store, every=60) as journal:
+        assert journal.may_be_stored("generations", str(generated(0)["digest"]))
+        for k in (1, 2):
+            journal.append("generations", generated(k))
+            journal.outcome("f", k, outcome(k), new=True)
+        journal.flush()
+        assert searched == ["generations"]  # that of the store, before
+        for k in (0, 2):
+            journal.append("generations", generated(k, text="again"))
+        journal.outcome("f", 2, outcome(2, detail="again"))
+    assert searched == ["generations", "generations", "outcomes"]
+    sql = "SELECT text FROM generations ORDER BY request"
+    assert [row["text"] for row in store.query(sql)] == ["again", "t1", "again"]
+    assert store.outcomes("f") == [outcome(1), outcome(2, detail="again")]
+
+
+def test_after_a_write_that_failed_nothing_is_taken_for_new(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have failed after all was written."""
+    real = Store.replace_all
+
+    def fails(self: Store, parts: Any) -> None:
+        real(self, parts)
+        monkeypatch.setattr(Store, "replace_all", real)
+        raise UserError("the disk was full for a moment")
+
+    with Journal(store, every=60) as journal:
+        journal.outcome("f", 0, outcome(0), new=True)
+        monkeypatch.setattr(Store, "replace_all", fails)
+        with pytest.raises(UserError):
+            journal.flush()
+        journal.outcome("f", 1, outcome(1), new=True)
+    assert store.outcomes("f") == [outcome(0), outcome(1)]
 
 
 RUN = """

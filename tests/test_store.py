@@ -32,7 +32,7 @@ generations: digest model request max_tokens text finish_reason prompt_tokens co
 likelihoods: digest model request logprobs created_at
 migrations: name applied_at
 names: name step
-outcomes: step position example_id action reason detail transient scores body response candidates fell_back
+outcomes: step position example_id action reason detail transient scores body response candidates fell_back split as_given
 preferences: step against example_id rater kind first choice texts model created_at
 readings: key fingerprint
 runs: id name spec spec_digest versions status started_at finished_at
@@ -126,6 +126,22 @@ def test_in_an_older_store_a_name_stands_for_the_step_that_was_made_last(store: 
     assert last is not None and last["fingerprint"] == "first"
 
 
+def test_in_an_older_store_rows_that_go_on_are_counted_anew(store: Store) -> None:
+    dropped = Outcome("e3", "dropped", "below_threshold", None)
+    given = [kept(0), kept(1, split="test"), kept(2, response="its answer", answer="its answer"), dropped]
+    store.add_outcomes("f", list(enumerate(given)))
+    sql = "SELECT split, as_given FROM outcomes ORDER BY position"
+    wanted = [("train", False), ("test", False), ("train", True), (None, None)]
+    assert [(row["split"], row["as_given"]) for row in store.query(sql)] == wanted
+    with duckdb.connect(str(store.path)) as connection:
+        for column in ("split", "as_given"):
+            connection.execute(f"ALTER TABLE outcomes DROP COLUMN {column}")
+        connection.execute("DELETE FROM migrations WHERE name = 'passed'")
+    upgraded = Store(store.path)
+    assert [(row["split"], row["as_given"]) for row in upgraded.query(sql)] == wanted
+    assert upgraded.outcomes("f") == given
+
+
 def test_a_failed_migration_leaves_the_store_as_it_was(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(connection: object) -> None:
         connection.execute("CREATE TABLE half (a INTEGER)")  # type: ignore[attr-defined]
@@ -193,6 +209,20 @@ def test_a_body_is_stored_once_however_many_steps_it_passed(store: Store) -> Non
         store.add_outcomes(step, [(i, kept(i, response=step)) for i in range(10)])
     assert store.query("SELECT count(*) AS n FROM examples") == [{"n": 10}]
     assert [outcome.example.response for outcome in store.outcomes("b") if outcome.example] == ["b"] * 10
+
+
+def test_bodies_that_were_taken_back_or_written_by_others_are_known(store: Store) -> None:
+    def bodies() -> list[int]:
+        return [row["n"] for row in store.query("SELECT count(*) AS n FROM examples GROUP BY body ORDER BY n")]
+
+    with pytest.raises(RuntimeError), store.together():
+        store.add_outcomes("a", [(i, kept(i)) for i in range(5)])
+        raise RuntimeError
+    store.add_outcomes("a", [(i, kept(i)) for i in range(3)])
+    assert bodies() == [1] * 3 and store.outcomes("a") == [kept(i) for i in range(3)]
+    Store(store.path).add_outcomes("b", [(i, kept(i)) for i in range(6)])
+    store.add_outcomes("c", [(i, kept(i)) for i in range(8)])
+    assert bodies() == [1] * 8 and store.outcomes("c") == [kept(i) for i in range(8)]
 
 
 def test_lineage_follows_one_example_through_its_steps(store: Store) -> None:

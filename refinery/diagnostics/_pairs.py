@@ -174,13 +174,13 @@ def _mixed(keys: np.ndarray, seed: int) -> np.ndarray:
 _JOIN = "JOIN outcomes a ON a.step = ? AND a.example_id = o.example_id AND a.response IS NOT NULL"
 _ROWS = """
     SELECT {columns} FROM outcomes o JOIN examples e USING (body) {join}
-    WHERE o.step = ? AND o.position BETWEEN ? AND ? AND e.split = 'train' ORDER BY o.position
+    WHERE o.step = ? AND o.position BETWEEN ? AND ? AND o.split = 'train' ORDER BY o.position
 """
 _MIXED = """
-    SELECT o.example_id AS id FROM outcomes o JOIN examples e USING (body)
-    WHERE o.step = $1 AND e.split = 'train' AND NOT o.fell_back AND o.response = e.answer
+    SELECT o.example_id AS id FROM outcomes o
+    WHERE o.step = $1 AND o.split = 'train' AND NOT o.fell_back AND o.as_given
     AND (list_contains($4::VARCHAR[], o.example_id)
          OR o.example_id IN (SELECT example_id FROM outcomes WHERE list_contains($2::VARCHAR[], step))
          AND o.example_id NOT IN (SELECT example_id FROM outcomes WHERE step = $3))
 """
-_COUNT = "SELECT count(*) AS n FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND e.split = 'train'"
+_COUNT = "SELECT count(*) AS n FROM outcomes WHERE step = ? AND split = 'train'"
