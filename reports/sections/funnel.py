@@ -32,12 +32,12 @@ def outcome(data: ReportData, final: Step) -> Paragraph:
     main source, and rows made on the way, are counted apart."""
     source = next((step for step in data.steps if step.name == SOURCE), None)
     sql = """SELECT count(*) FILTER (own AND fell_back) AS fell_back,
-                    count(*) FILTER (own AND NOT fell_back AND response <> answer) AS refined,
-                    count(*) FILTER (own AND NOT fell_back AND response = answer) AS same,
+                    count(*) FILTER (own AND NOT fell_back AND NOT as_given) AS refined,
+                    count(*) FILTER (own AND NOT fell_back AND as_given) AS same,
                     count(*) FILTER (made) AS made, count(*) FILTER (NOT made AND NOT own) AS mixed
-             FROM (SELECT o.fell_back, o.response, e.answer, len(e.parents) > 0 AS made,
+             FROM (SELECT o.fell_back, o.as_given, len(e.parents) > 0 AS made,
                           NOT made AND (? OR o.example_id IN (SELECT example_id FROM outcomes WHERE step = ?)) AS own
-                   FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND e.split = 'train')"""
+                   FROM outcomes o JOIN examples e USING (body) WHERE o.step = ? AND o.split = 'train')"""
     row = data.store.query(sql, [source is None, source.fingerprint if source else "", final.fingerprint])[0]
     arrive = "reach the methods" if data.spec.train else "leave the graph"
     kept = row["fell_back"] + row["refined"] + row["same"]
@@ -65,7 +65,7 @@ def _entered(data: ReportData, source: Step | None) -> int:
     """Rows of the main source that are for training."""
     if source is None:
         return next((step.total for step in data.steps if step.reads == [SOURCE]), 0)
-    sql = "SELECT count(*) AS n FROM outcomes JOIN examples e USING (body) WHERE step = ? AND e.split = 'train'"
+    sql = "SELECT count(*) AS n FROM outcomes WHERE step = ? AND split = 'train'"
     return int(data.store.query(sql, [source.fingerprint])[0]["n"])
 
 

@@ -102,8 +102,8 @@ def _rows(data: ReportData) -> list[Block]:
     source = next((step for step in data.steps if step.name == SOURCE), None)
     if source is None:
         return []
-    sql = """SELECT e.split, count(*) AS n FROM outcomes o JOIN examples e USING (body)
-             WHERE o.step = ? GROUP BY e.split ORDER BY e.split"""
+    sql = """SELECT split, count(*) AS n FROM outcomes
+             WHERE step = ? AND split IS NOT NULL GROUP BY split ORDER BY split"""
     splits = {row["split"]: row["n"] for row in data.store.query(sql, [source.fingerprint])}
     parts = [f"{table.count(splits.get(name, 0))} {name}" for name in ("train", "validation", "test")]
     parts.append(f"{table.count(source.of('dropped'))} refused")
