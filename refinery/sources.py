@@ -27,7 +27,7 @@ from refinery.spool import Spool
 LAB_COLUMNS = ("question", "answer", "key", "case", "domain")
 SHOWN = 5
 """Bad rows named in a refusal."""
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "validation", "test")
 
 unreadable_columns = shapes.unreadable
@@ -79,7 +79,7 @@ class Reading:
         self._converted.close()
 
     def _convert(self, converted: Spool, raws: Iterable[Raw], columns: list[str]) -> None:
-        contents, groups, good = bytearray(), bytearray(), bytearray()
+        contents, groups, good, rest = bytearray(), bytearray(), bytearray(), hashlib.sha256()
         split = self.source.split
         by = self.source.split.by
         bad: list[Any] = []
@@ -95,6 +95,7 @@ class Reading:
             contents += bytes.fromhex(content)
             groups += bytes.fromhex(digest(row[2][by])) if by is not None and len(row) == 3 else bytes(16)
             good.append(len(row) == 3)
+            rest.update(canonical(row[2] if len(row) == 3 else row[0]) + b"\n")
         self.rows = len(good)
         kept = np.frombuffer(good, dtype=bool)
         wrong = int((~kept).sum())
@@ -112,6 +113,9 @@ class Reading:
                 groups = bytearray(b"".join(bytes.fromhex(digest(self._id(i))) for i in range(self.rows)))
             self._splits[kept] = _assigned(np.frombuffer(groups, dtype="S16")[kept], split)
         self.train_rows = int((self._splits == 0).sum())
+        # prompts and answers are in the ids
+        whole = [b"source %d\n" % VERSION, self._ids, self._splits.tobytes(), rest.digest()]
+        self._fingerprint = hashlib.sha256(b"".join(whole)).hexdigest()[:32]
 
     def _id(self, row: int) -> str:
         """Appending, deleting or editing other rows leaves an id alone."""
@@ -132,16 +136,7 @@ class Reading:
     def fingerprint(self) -> str:
         """Digest of what was read and not where from: a file that moved, or a template that renders the same prompts,
         changes nothing downstream."""
-        found = hashlib.sha256(b'{"op":"source","rows":[')
-        for i, row in enumerate(self._converted):
-            if len(row) == 2:
-                content = [self._id(i), row[0]]
-            else:
-                prompt, answer, meta = row
-                content = [self._id(i), prompt, answer, SPLITS[self._splits[i]], meta]
-            found.update((b"," if i else b"") + canonical(content))
-        found.update(f'],"version":{VERSION}}}'.encode("ascii"))
-        return found.hexdigest()[:32]
+        return self._fingerprint
 
 
 def reading_key(source: SourceSpec) -> str | None:
