@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from trainers.energy import Meter
 from trainers.errors import Diverged
 from trainers.job import Progress
 
@@ -164,8 +165,16 @@ class Watch(TrainerCallback):
     once more; the store keeps the later value.
     """
 
-    def __init__(self, store: "Store | None", checkpoint: str, tokens: list[int], progress: Progress | None):
+    def __init__(
+        self,
+        store: "Store | None",
+        checkpoint: str,
+        tokens: list[int],
+        progress: Progress | None,
+        meter: Meter | None = None,
+    ):
         """`tokens`: those of each step's rows."""
+        self.meter = meter
         self.store, self.checkpoint, self.tokens, self.progress = store, checkpoint, tokens, progress
         self._first: list[float] = []
         self.recent: list[dict[str, float]] = []
@@ -184,6 +193,8 @@ class Watch(TrainerCallback):
             values = {"sft_loss": values["loss"], **values}
         step = state.global_step
         values |= {"step_seconds": now - self._last, "tokens": float(self.tokens[step - 1])}
+        if self.meter and (joules := self.meter.taken()) is not None:
+            values["energy_joules"] = joules
         self._last = now
         self.record(step, values)
         if self.recent and ("kl_loss" in self.recent[-1]) != ("kl_loss" in values):

@@ -23,6 +23,7 @@ from typing import Any
 from refinery.catalog import METHODS, module
 from refinery.errors import UserError
 from trainers import processes
+from trainers.energy import Meter
 from trainers.errors import Diverged
 from trainers.job import Progress, Run, TrainJob, configuration, directory, fingerprint, parent
 from trainers.saving import gathered, save, write_weights
@@ -260,7 +261,8 @@ def _trainer(run: Run, folder: Path, progress: Progress | None) -> tuple[Any, An
     trainer = module(METHODS, run.job.method).build(run)
     trainer.remove_callback(PrinterCallback)
     store = run.job.store if trainer.accelerator.is_main_process else None
-    watch = Watch(store, folder.name, run.course.tokens(), progress)
+    meter = Meter() if trainer.accelerator.is_main_process else None
+    watch = Watch(store, folder.name, run.course.tokens(), progress, meter)
     trainer.add_callback(watch)
     if probed:
         from trainers.probes import Probe

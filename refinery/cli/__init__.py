@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import gc
 import itertools
 import re
 import shlex
@@ -212,5 +211,3 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    finally:
-        gc.freeze()  # else the interpreter looks through all that was imported before it ends, a tenth of a second

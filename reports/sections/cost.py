@@ -38,7 +38,7 @@ def _whole(data: ReportData) -> str:
     seconds = [s for rows in data.trained.values() for row in rows if (s := seconds_of(row)) is not None]
     if seconds:
         parts.append(f"{table.duration(sum(seconds))} for {table.counted(len(seconds), 'training')}")
-    joules = [_energy(row) for rows in data.trained.values() for row in rows]
+    joules = [_energy(data, row) for rows in data.trained.values() for row in rows]
     known = [j for j in joules if j is not None]
     if known:
         whose = "" if len(known) == len(joules) else f" (of {len(known)} of {len(joules)} trainings)"
@@ -107,7 +107,7 @@ def _trainings(data: ReportData) -> Table:
                 table.tokens(_mean(rolled)) if any(r is not None for r in rolled) else "",
                 table.tokens(_mean(taught)) if any(t is not None for t in taught) else "",
                 table.memory(_mean([_first(row["manifest"], MEMORY) for row in own])),
-                table.energy(_mean([_energy(row) for row in own])),
+                table.energy(_mean([_energy(data, row) for row in own])),
             ]
         )
     titles = (
@@ -138,10 +138,11 @@ def seconds_of(row: Row) -> float | None:
     return None if found is None else float(found)
 
 
-def _energy(row: Row) -> float | None:
-    """In joules, where the manifest has it."""
+def _energy(data: ReportData, row: Row) -> float | None:
+    """In joules, where it was measured step by step or the manifest has it."""
     manifest = row["manifest"] or {}
-    return next((float(manifest[key]) * unit for key, unit in ENERGY.items() if manifest.get(key) is not None), None)
+    told = next((float(manifest[key]) * unit for key, unit in ENERGY.items() if manifest.get(key) is not None), None)
+    return _summed(data, row, "energy_joules") if told is None else told
 
 
 def _summed(data: ReportData, row: Row, key: str) -> float | None:

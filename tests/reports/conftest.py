@@ -16,6 +16,7 @@ import pytest
 from refinery import models
 from refinery.catalog import OPS, module
 from refinery.records import Example, Outcome, Sample, Score, digest
+from refinery.rows import outcome_parts
 from refinery.spec import EvaluateSpec, MethodSpec, ModelSpec, SourceSpec, Spec, StepSpec, TrainSpec, fingerprints
 from refinery.spec_types import OpParams
 from refinery.store import Store
@@ -212,7 +213,7 @@ def fill_steps(store: Store, spec: Spec) -> None:
     store.replace("steps", steps, ["fingerprint"])
     for step in steps:
         store.name_step(step["name"], step["fingerprint"])
-    store.add_step_outcomes(written)
+    store.replace_all(outcome_parts(written))
     store.add_diagnostics(found["agrees"], diagnostics())
 
 
