@@ -11,41 +11,15 @@ compete for the name "improvement", and papers mix them up, so each has its own 
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from evals import stats
+from evals import paired, stats
 from evals.comparable import judge
-from evals.panels import BASE, Panel, Panels, clusters, load
-from evals.stats import Block
+from evals.paired import Estimate
+from evals.panels import BASE, Panel, Panels, load
 from refinery.records import Score
 from refinery.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with its 95% interval. `value` is NaN where it cannot be estimated, and `note` then says why."""
-
-    value: float
-    low: float
-    high: float
-    n_items: int
-    n_seeds: int
-    """Training runs behind it; over several stores their sum."""
-    note: str = ""
-    p: float = math.nan
-    """Two-sided p value of its being zero, where that is a question."""
-    detectable: float = math.nan
-    """Of a difference: the smallest true one that this comparison finds in four cases of five."""
-    p_worse: float = math.nan
-    """Of `vs_base`: one-sided p value of being worse by the margin or more. Small is proof of "did not forget"."""
-
-    @property
-    def estimable(self) -> bool:
-        return not math.isnan(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +119,7 @@ def compare_panels(loaded: Panels, *, baseline: str, margin: float = 0.05, seed:
     names = list(dict.fromkeys(name for panel in loaded.found for name in panel.values if name != BASE))
     kinds = {kind: [panel for panel in loaded.found if panel.kind == kind] for kind in ("domain", "general")}
     whole = {kind: [n for n in names if all(n in p.values for p in found)] for kind, found in kinds.items() if found}
-    best = max(whole.get("domain", []), key=lambda name: _level(kinds["domain"], name), default="")
+    best = max(whole.get("domain", []), key=lambda name: paired.level(kinds["domain"], name), default="")
     results = {}
     for name in names:
         effects: dict[str, dict[str, Effect]] = {"domain": {}, "general": {}}
@@ -154,10 +128,10 @@ def compare_panels(loaded: Panels, *, baseline: str, margin: float = 0.05, seed:
                 same = [p for p in kinds[panel.kind] if p.benchmark == panel.benchmark and name in p.values]
                 effects[panel.kind][panel.benchmark] = _effect(same, name, baseline, margin, seed)
         means = {kind: _effect(kinds[kind], name, baseline, margin, seed) for kind in whole if name in whole[kind]}
-        vs_best = _vs_best(kinds["domain"], name, best, margin, seed) if "domain" in means else None
+        vs_best = paired.vs_best(kinds["domain"], name, best, margin, seed) if "domain" in means else None
         results[name] = MethodResult(
             name=name,
-            n_seeds=_runs([panel for panel in loaded.found if name in panel.values], [name]),
+            n_seeds=paired.runs([panel for panel in loaded.found if name in panel.values], [name]),
             domain=effects["domain"],
             general=effects["general"],
             domain_mean=means.get("domain"),
@@ -173,21 +147,23 @@ def compare_panels(loaded: Panels, *, baseline: str, margin: float = 0.05, seed:
 
 
 def _effect(panels: Sequence[Panel], name: str, baseline: str, margin: float, seed: int) -> Effect:
-    vs_base = _mean(panels, [name, BASE], _difference, seed, margin=margin)
+    vs_base = paired.mean(panels, [name, BASE], paired.difference, seed, margin=margin)
     missing = "" if all(baseline in panel.values for panel in panels) else "the baseline has no score"
     missing = "this is the baseline" if name == baseline else missing
-    pooled = _ratio(panels, [name, baseline], _as_they_are, "the baseline's score", missing)
+    pooled = paired.ratio(panels, [name, baseline], paired.as_they_are, "the baseline's score", missing)
     one = len({panel.benchmark for panel in panels}) == 1
-    runs = [pair for panel in panels if one for pair in zip(*_rows(panel, [name, BASE]), strict=True)]
+    runs = [pair for panel in panels if one for pair in zip(*paired.rows(panel, [name, BASE]), strict=True)]
     changes = [(int((base > method).sum()), int((method > base).sum())) for method, base in runs]
     return Effect(
-        score=_mean(panels, [name], lambda m: m, seed),
-        base=_mean(panels, [BASE], lambda b: b, seed),
+        score=paired.mean(panels, [name], lambda m: m, seed),
+        base=paired.mean(panels, [BASE], lambda b: b, seed),
         vs_base=vs_base,
-        vs_baseline=_mean(panels, [name, baseline], _difference, seed, missing),
-        retention=_ratio(panels, [name, BASE], _as_they_are, "the base's score"),
-        damage_recovered=_ratio(panels, [name, BASE, baseline], _over_baseline, "the baseline's loss", missing),
-        relative_gain=_mean_of_ratios(panels, name, baseline, seed, missing),
+        vs_baseline=paired.mean(panels, [name, baseline], paired.difference, seed, missing),
+        retention=paired.ratio(panels, [name, BASE], paired.as_they_are, "the base's score"),
+        damage_recovered=paired.ratio(
+            panels, [name, BASE, baseline], paired.over_baseline, "the baseline's loss", missing
+        ),
+        relative_gain=paired.mean_of_ratios(panels, name, baseline, seed, missing),
         pooled_gain=replace(pooled, value=pooled.value - 1, low=pooled.low - 1, high=pooled.high - 1),
         within_margin=vs_base.low > -margin,
         lost=tuple(lost for lost, _ in changes),
@@ -204,125 +180,6 @@ def _centred(panels: Sequence[Panel], name: str, baseline: str, margin: float, s
         for panel in panels
     ]
     return _effect(moved, name, baseline, margin, seed)
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a - b
-
-
-def _as_they_are(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.stack([a, b], axis=-1)
-
-
-def _over_baseline(method: np.ndarray, base: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    return np.stack([method - baseline, base - baseline], axis=-1)
-
-
-def _rows(panel: Panel, names: Sequence[str]) -> list[np.ndarray]:
-    """Scores of several arms, (seeds, items) each: as many seeds as all have; the base's one row beside each."""
-    seeds = min((len(panel.values[name]) for name in names if name != BASE), default=1)
-    return [np.broadcast_to(panel.values[name][:seeds], (seeds, len(panel.items))) for name in names]
-
-
-def _blocks(panels: Sequence[Panel], names: Sequence[str], combine: Callable[..., np.ndarray]) -> list[Block]:
-    times = Counter(panel.benchmark for panel in panels)
-    found = []
-    for panel in panels:
-        values, labels = combine(*_rows(panel, names)), clusters(panel.items)
-        weight = 1 / (len(times) * times[panel.benchmark])
-        values = stats.by_cluster(values, labels) if labels else values
-        found.append(Block(values, runs=panel.runs, items=panel.items, weight=weight))
-    return found
-
-
-def _mean(
-    panels: Sequence[Panel],
-    names: Sequence[str],
-    combine: Callable[..., np.ndarray],
-    seed: int,
-    missing: str = "",
-    margin: float | None = None,
-) -> Estimate:
-    if missing:
-        return _not_estimable(panels, names, missing)
-    found = stats.crossed(_blocks(panels, names, combine), seed=seed)
-    low, high = found.low, found.high
-    if len(names) == len(panels) == 1 and len(panels[0].values[names[0]]) == 1 and _binary(panels[0].values[names[0]]):
-        low, high = stats.wilson(panels[0].values[names[0]].sum(), len(panels[0].items))
-    p, least = (found.p, stats.detectable_by(found)) if len(names) > 1 else (math.nan, math.nan)
-    worse = math.nan if margin is None else stats.noninferiority(found, margin)
-    return Estimate(found.value, low, high, _items(panels), _runs(panels, names), _few(panels, names), p, least, worse)
-
-
-def _ratio(
-    panels: Sequence[Panel],
-    names: Sequence[str],
-    combine: Callable[..., np.ndarray],
-    below: str,
-    missing: str = "",
-) -> Estimate:
-    if missing:
-        return _not_estimable(panels, names, missing)
-    blocks = _blocks(panels, names, combine)
-    found = stats.crossed_ratio(blocks)
-    if not found.bounded:
-        return _not_estimable(panels, names, f"not estimable: {below} cannot be told from 0")
-    if sum(block.weight * block.values[..., 1].mean() for block in blocks) < 0:
-        return _not_estimable(panels, names, f"not estimable: {below} is negative")
-    return Estimate(found.value, found.low, found.high, _items(panels), _runs(panels, names), _few(panels, names))
-
-
-def _mean_of_ratios(panels: Sequence[Panel], name: str, baseline: str, seed: int, missing: str) -> Estimate:
-    """Mean over panels of (M - S) / S. Its interval is the delta method's: each score's pull on its own ratio."""
-
-    def pull(method: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        ratio = method.mean() / reference.mean()
-        return ratio - 1 + (method - ratio * reference) / reference.mean()
-
-    each = [_ratio([panel], [name, baseline], _as_they_are, "the baseline's score", missing) for panel in panels]
-    for panel, found in zip(panels, each, strict=True):
-        if not found.estimable:
-            where = "" if len(panels) == 1 else f" on {panel.benchmark}"
-            return _not_estimable(panels, [name, baseline], found.note + where)
-    if len(panels) == 1:
-        return replace(each[0], value=each[0].value - 1, low=each[0].low - 1, high=each[0].high - 1)
-    return replace(_mean(panels, [name, baseline], pull, seed), p=math.nan)
-
-
-def _vs_best(panels: Sequence[Panel], name: str, best: str, margin: float, seed: int) -> Estimate:
-    if name == best:
-        return Estimate(0.0, 0.0, 0.0, _items(panels), _runs(panels, [name]), "this is the best", 0.0)
-    found = stats.crossed(_blocks(panels, [name, best], _difference), seed=seed)
-    p = stats.noninferiority(found, margin)
-    return Estimate(found.value, found.low, found.high, _items(panels), _runs(panels, [name, best]), "", p)
-
-
-def _level(panels: Sequence[Panel], name: str) -> float:
-    return float(stats.moments(_blocks(panels, [name], lambda m: m)).estimate[0])
-
-
-def _binary(values: np.ndarray) -> bool:
-    return bool(np.isin(values, (0.0, 1.0)).all())
-
-
-def _items(panels: Sequence[Panel]) -> int:
-    return sum(len(items) for items in {panel.items for panel in panels})
-
-
-def _runs(panels: Sequence[Panel], names: Sequence[str]) -> int:
-    """Training runs behind an estimate: the seeds that all of `names` have, summed over stores."""
-    known = [name for name in names if name != BASE and all(name in panel.values for panel in panels)]
-    seeds = {panel.runs: min((len(panel.values[name]) for name in known), default=1) for panel in panels}
-    return sum(seeds.values())
-
-
-def _few(panels: Sequence[Panel], names: Sequence[str]) -> str:
-    trained = any(name != BASE for name in names)
-    return "one seed: the interval speaks of items alone" if trained and _runs(panels, names) == 1 else ""
-
-
-def _not_estimable(panels: Sequence[Panel], names: Sequence[str], why: str) -> Estimate:
-    return Estimate(math.nan, math.nan, math.nan, _items(panels), _runs(panels, names), why)
 
 
 def _with_holm(results: dict[str, MethodResult]) -> dict[str, MethodResult]:

@@ -21,7 +21,8 @@ from reports.headline import four_versions, shown
 from reports.published import PAPERS, RAFT_1, RAFT_HEADLINE, Published
 
 if TYPE_CHECKING:
-    from evals.forgetting import Comparison, Effect, Estimate
+    from evals.forgetting import Comparison, Effect
+    from evals.paired import Estimate
     from evals.stats import Mean
 
 BENCHMARKS: dict[str, tuple[str, ...]] = {

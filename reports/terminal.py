@@ -10,7 +10,8 @@ from reports.blocks import Column, Mono, Table, Text, plain
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from evals.forgetting import Comparison, Effect, Estimate
+    from evals.forgetting import Comparison, Effect
+    from evals.paired import Estimate
 
 BASE = "base"
 

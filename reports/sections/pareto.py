@@ -13,7 +13,8 @@ from reports.data import ReportData
 from reports.sections.summary import Measured, in_plane
 
 if TYPE_CHECKING:
-    from evals.forgetting import Comparison, Estimate
+    from evals.forgetting import Comparison
+    from evals.paired import Estimate
 
 
 def render(data: ReportData) -> list[Block]:

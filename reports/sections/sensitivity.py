@@ -14,7 +14,8 @@ from reports.designs import Sweep, contrast, differing, sweeps
 from reports.plots import Span
 
 if TYPE_CHECKING:
-    from evals.forgetting import Effect, Estimate
+    from evals.forgetting import Effect
+    from evals.paired import Estimate
     from evals.stats import Mean
 
 KINDS = (("domain", "domain accuracy"), ("general", "general mean"))

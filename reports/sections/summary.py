@@ -11,7 +11,8 @@ from reports.data import ReportData
 from reports.terminal import comparison_table, in_order
 
 if TYPE_CHECKING:
-    from evals.forgetting import Comparison, Effect, Estimate
+    from evals.forgetting import Comparison, Effect
+    from evals.paired import Estimate
 
 LAB = (
     "These figures come from the lab, a small made-up world with a model of about a million parameters. They show that "
