@@ -1,4 +1,4 @@
-"""A trained checkpoint in vLLM: it says and scores what it does in transformers. All methods write the same files."""
+"""A trained checkpoint in vLLM, of every method: it says and scores what it does in transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from refinery.records import Example
 from refinery.spec import ModelSpec
 from tests.models.test_likelihoods import VLLM, agree, run, score, small_vllm, talk
 from tests.trainers.conftest import JobMaker
+from tests.trainers.test_kills import GENERAL, MADE
+from tests.trainers.test_rl import SMALL
 from trainers.job import directory
 from trainers.train import train
 
@@ -22,12 +24,12 @@ def rows() -> list[Example]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("method", "params"), [("raft", {}), ("sdft", {"lora": {"rank": 4}})])
+@pytest.mark.parametrize(("method", "params"), [*MADE.items(), ("grpo", SMALL), ("sdft", {"lora": {"rank": 4}})])
 def test_vllm_serves_what_was_trained(
     job: JobMaker, tmp_path: Path, small_vllm: None, method: str, params: dict[str, Any]
 ) -> None:
-    more = {"max_completion_length": 8, "max_steps": 2, "learning_rate": 1e-3}
-    one = job(method, _model="lab", _base_identity="lab", _examples=rows(), **more, **params)
+    more = {"max_steps": 2, "learning_rate": 1e-3, "_extra": {"replay": GENERAL, "prompts": GENERAL}}
+    one = job(method, _model="lab", _base_identity="lab", _examples=rows(), **{**more, **params})
     assert train(one) == directory(one)
     folder = str(directory(one))
     here = ModelSpec(model=folder, device="cpu", dtype="float32")

@@ -53,9 +53,10 @@ def made(job: JobMaker, method: str, **more: Any) -> TrainJob:
 
 
 def metrics(store: Store, one: TrainJob) -> dict[tuple[int, str], float]:
-    """All that does not measure time."""
+    """All that does not measure time or energy."""
     rows = store.training_metrics(fingerprint(one))
-    return {(row["step"], row["name"]): row["value"] for row in rows if not row["name"].endswith("seconds")}
+    measured = ("seconds", "joules")
+    return {(row["step"], row["name"]): row["value"] for row in rows if not row["name"].endswith(measured)}
 
 
 def compare(job: JobMaker, tmp_path: Path, method: str, kills: tuple[int, ...] = (5,), **more: Any) -> None:
