@@ -9,7 +9,6 @@ Writes of rows that exist already replace them, so writing the same batch twice 
 nothing.
 """
 
-import json
 import random
 import re
 import threading
@@ -26,7 +25,7 @@ import numpy as np
 from refinery.errors import UserError
 from refinery.migrations import migrate, pending
 from refinery.names import Names
-from refinery.rows import Part, Row, as_texts
+from refinery.rows import Part, Row, as_texts, from_json
 
 READ_PATIENCE = 4.0
 """Seconds a reader keeps trying while another process holds the file."""
@@ -288,6 +287,6 @@ def _rows(cursor: Any) -> list[Row]:
     for values in cursor.fetchall():
         row = list(values)
         for i in decoded:
-            row[i] = None if row[i] is None else json.loads(row[i])
+            row[i] = None if row[i] is None else from_json(row[i])
         rows.append(dict(zip(names, row, strict=True)))
     return rows

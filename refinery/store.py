@@ -18,6 +18,8 @@ ELSEWHERE = "elsewhere"
 """The method of weights that Refinery did not train."""
 READ_PAGE = 1000
 """Rows with texts that are read at a time."""
+SPANS = 50
+"""Pages whose bodies are looked for at a time."""
 
 __all__ = ["Row", "Store", "now"]
 
@@ -157,15 +159,24 @@ class Store(Database):
         )
         if span["last"] is None:
             return
-        for start in range(span["first"], span["last"] + 1, READ_PAGE):
+        spans: dict[int, list[int]] = {}
+        for number, start in enumerate(range(span["first"], span["last"] + 1, READ_PAGE)):
             page = [start, start + READ_PAGE - 1]
-            done_here = [todo, *page] if todo is not None else []
+            wanted = [fingerprint, *page, *more, *([todo, *page] if todo is not None else [])]
             with self._open(write=False):
-                (bodies,) = self.query(_BODIES, [fingerprint, *page])
-                among = [bodies["low"], bodies["high"]]
-                rows = self.query(_PAGE.format(where), [*among, fingerprint, *page, *more, *done_here])
+                if number % SPANS == 0:
+                    spans = self._spans(fingerprint, start, SPANS)
+                rows = self.query(_PAGE.format(where), [*spans.get(start, [0, -1]), *wanted])
+                if any(row["body"] is not None and row["prompt"] is None for row in rows):  # written since
+                    rows = self.query(_PAGE.format(where), [*self._spans(fingerprint, start, 1)[start], *wanted])
             for row in rows:
                 yield row["position"], outcome(row)
+
+    def _spans(self, fingerprint: str, start: int, pages: int) -> dict[int, list[int]]:
+        """First position of each of so many pages to between which rows of `examples` its bodies stand. To find them
+        all names of bodies are looked through, whatever their number."""
+        found = self.query(_SPANS, [start, READ_PAGE, fingerprint, start, start + pages * READ_PAGE - 1])
+        return {row["page"]: [row["low"], row["high"]] for row in found}
 
     def reading(self, key: str) -> str | None:
         """The fingerprint of the source that was read under this key (sources.reading_key), where it is here."""
@@ -374,9 +385,10 @@ _OUTCOMES = """
     FROM outcomes o LEFT JOIN examples e USING (body) WHERE {} ORDER BY o.step, o.position
 """
 
-_BODIES = """
-    SELECT min(rowid) AS low, max(rowid) AS high FROM examples
-    WHERE body IN (SELECT body FROM outcomes WHERE step = ? AND position BETWEEN ? AND ?)
+_SPANS = """
+    SELECT $1 + (o.position - $1) // $2 * $2 AS page, min(e.rowid) AS low, max(e.rowid) AS high
+    FROM outcomes o JOIN examples e USING (body)
+    WHERE o.step = $3 AND o.position BETWEEN $4 AND $5 GROUP BY page
 """
 _PAGE = _OUTCOMES.replace("JOIN examples e", "JOIN (SELECT * FROM examples WHERE rowid BETWEEN ? AND ?) e")
 """Bodies stand in the order in which their rows came, so that a page's lie close together: without saying so the engine

@@ -18,6 +18,7 @@ import refinery.database
 from refinery import migrations
 from refinery.errors import UserError
 from refinery.records import Example, Outcome, Sample, Score
+from refinery.rows import from_json
 from refinery.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -223,6 +224,24 @@ def test_bodies_that_were_taken_back_or_written_by_others_are_known(store: Store
     Store(store.path).add_outcomes("b", [(i, kept(i)) for i in range(6)])
     store.add_outcomes("c", [(i, kept(i)) for i in range(8)])
     assert bodies() == [1] * 8 and store.outcomes("c") == [kept(i) for i in range(8)]
+
+
+def test_rows_that_are_written_while_a_step_is_read_are_read_whole(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refinery.store.READ_PAGE", 3)
+    store.add_outcomes("f", [(i, kept(i)) for i in range(3, 12) if i % 3])
+    reading = store.stream("f")
+    found = [next(reading)]
+    store.add_outcomes("f", [(i, kept(i)) for i in range(12) if not i % 3])
+    found += reading
+    assert found == [(i, kept(i)) for i in (4, 5, 7, 8, 9, 10, 11)]
+
+
+@pytest.mark.parametrize("text", ["1e400", "123456789012345678901", '{"a": [-9223372036854775809, 0.5]}', '"\\ud83d"'])
+def test_json_comes_back_as_the_standard_library_has_it(text: str) -> None:
+    for each in (text, f"[{text}, 1, null, true]", f'{{"é": {text}}}'):
+        assert from_json(each) == json.loads(each)
 
 
 def test_lineage_follows_one_example_through_its_steps(store: Store) -> None:
