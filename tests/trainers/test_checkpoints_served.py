@@ -24,7 +24,14 @@ def rows() -> list[Example]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("method", "params"), [*MADE.items(), ("grpo", SMALL), ("sdft", {"lora": {"rank": 4}})])
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        *MADE.items(),
+        ("grpo", {**SMALL, "format": r"\A\W*[a-l]", "temperature": 1.5, "learning_rate": 1e-2}),
+        ("sdft", {"lora": {"rank": 4}}),
+    ],
+)
 def test_vllm_serves_what_was_trained(
     job: JobMaker, tmp_path: Path, small_vllm: None, method: str, params: dict[str, Any]
 ) -> None:
