@@ -1,9 +1,9 @@
 """The model under `evaluate.judge`, asked about many answers at once. Replies are kept in the store like every reply,
 so that an evaluation that is repeated asks nothing twice."""
 
-import asyncio
 from collections.abc import Sequence
 
+from refinery import event_loop
 from refinery.context import Context
 from refinery.errors import RowError
 from refinery.journal import Journal
@@ -46,4 +46,4 @@ class Judge:
                 await services.close()
 
         with Journal(self.store) as journal:
-            return asyncio.run(run())
+            return event_loop.run(run())

@@ -23,6 +23,7 @@ import duckdb
 import numpy as np
 
 from refinery.errors import UserError
+from refinery.lock import exclusive
 from refinery.migrations import migrate, pending
 from refinery.names import Names
 from refinery.rows import Part, Row, as_texts, from_json
@@ -93,9 +94,11 @@ class Database:
             with self._open(write=False) as connection:
                 current = not self._pending(connection)
         if not current:
-            with self._open(write=True) as connection:
-                self._pending(connection)
-                migrate(connection)
+            # not under a run of another version, which would write rows in its own layout
+            with exclusive(self.path.with_name(self.path.name + ".lock"), f"the store {self.path.name}"):
+                with self._open(write=True) as connection:
+                    self._pending(connection)
+                    migrate(connection)
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
         """Rows of a SELECT of ours (never a user's text; see sql.py), JSON columns decoded."""
@@ -210,11 +213,9 @@ class Database:
         [(count,)] = connection.execute("SELECT count(*) FROM examples").fetchall()
         if count != len(self._bodies):
             self._bodies = Names()
-            [(last,)] = connection.execute("SELECT coalesce(max(rowid), -1) FROM examples").fetchall()
-            for start in range(0, last + 1, NAMES):
-                sql = "SELECT body FROM examples WHERE rowid BETWEEN ? AND ?"
-                found = connection.execute(sql, [start, start + NAMES - 1]).fetchnumpy()["body"]
-                self._bodies.add(found.tolist())
+            cursor = connection.execute("SELECT body FROM examples")
+            while found := cursor.fetchmany(NAMES):
+                self._bodies.add([body for (body,) in found])
         new = self._bodies.add([row["body"] for row in rows])
         return [row for row, is_new in zip(rows, new, strict=True) if is_new]
 

@@ -40,15 +40,16 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
             result.set_result(found)
 
     thread = Thread(target=work, name="loop", daemon=True)
-    thread.start()
     try:
+        thread.start()
         return result.result()
     finally:
         stopped.set()
         for loop, task in under_way:
             with suppress(RuntimeError):  # the loop is closed: all is over
                 loop.call_soon_threadsafe(task.cancel)
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

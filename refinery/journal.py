@@ -88,6 +88,8 @@ class Journal:
         self._rows: dict[str, dict[Any, _Noted]] = {table: {} for table in KEYS}
         self._writing: dict[str, dict[Any, _Noted]] = {table: {} for table in KEYS}
         self._sure = True
+        self._counts: dict[str, int] = {}
+        """Rows of the tables whose digests are known, as of the last write."""
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._digests: dict[str, _Digests] = {}
@@ -125,7 +127,7 @@ class Journal:
         RowError invalid_text where it holds text that is not valid Unicode.
         """
         row = dict(row)
-        new = table in self._digests and row["digest"] not in self._digests[table]
+        new = table in self._counts and row["digest"] not in self._digests[table]
         self._append(table, tuple(row[key] for key in KEYS[table]), row, row, new)
 
     def outcome(self, step: str, position: int, outcome: Outcome, *, new: bool = False) -> None:
@@ -145,7 +147,9 @@ class Journal:
         if table not in self._digests:
             with self._lock:  # what is noted from here on is added, so that what is flushed meanwhile is not missed
                 self._digests[table] = _Digests(key[0] for key in (*self._rows[table], *self._writing[table]))
-            self._digests[table].was_there(self.store.known(table))
+            known = self.store.known(table)
+            self._digests[table].was_there(known)
+            self._counts[table] = len(known)
         return digest in self._digests[table]
 
     def flush(self) -> None:
@@ -162,14 +166,20 @@ class Journal:
                 if self._file:
                     self._file.close()
                     self._file = None
-            sure, self._sure = self._sure, False  # a write that failed may have been done all the same
-            self.store.replace_all(_parts(self._writing, sure))
+            with self.store.together():
+                sure, self._sure = self._sure and self._alone(), False  # what fails may have been done all the same
+                self.store.replace_all(_parts(self._writing, sure))
+                self._counts = {table: self.store.count(table) for table in self._counts}
             self._sure = sure
             with self._lock:
                 self._writing = {table: {} for table in KEYS}
             for path in self._files():
                 if int(path.suffix[1:]) <= written:
                     path.unlink(missing_ok=True)
+
+    def _alone(self) -> bool:
+        """Whether nobody else (a preview beside the run) has written to the tables whose digests are known."""
+        return all(self.store.count(table) == n for table, n in self._counts.items())
 
     def replay(self) -> int:
         """Write what a killed run left to the store; the number of rows. A torn line (its last) is passed over."""

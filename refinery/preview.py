@@ -18,12 +18,12 @@ from refinery.errors import UserError
 from refinery.graph import StepProgress, StepResult, run_graph
 from refinery.looking import Shown
 from refinery.records import Outcome
-from refinery.rows import Part, Row
+from refinery.rows import GENERATION_KEYS, LIKELIHOOD_KEYS, Part, Row
 from refinery.spec import SOURCE, Spec
 from refinery.store import Store
 from refinery.tableops import share_order
 
-CACHES = ("generations", "likelihoods")
+CACHES = {"generations": GENERATION_KEYS, "likelihoods": LIKELIHOOD_KEYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class _Sampled(Store):
         super().finish_step(fingerprint)
 
     def replace_all(self, parts: Sequence[Part]) -> None:
-        self.real.replace_all([part for part in parts if part[0] in CACHES])
+        self.real.replace_all([(table, rows, CACHES[table]) for table, rows, _ in parts if table in CACHES])
         super().replace_all([part for part in parts if part[0] not in CACHES])
 
     def generations(self, digests: Sequence[str]) -> dict[str, list[Row]]:
@@ -100,6 +100,9 @@ class _Sampled(Store):
 
     def known(self, table: str) -> np.ndarray:
         return self.real.known(table)
+
+    def count(self, table: str) -> int:
+        return self.real.count(table) if table in CACHES else super().count(table)
 
 
 @dataclass(frozen=True, slots=True)

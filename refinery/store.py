@@ -52,7 +52,7 @@ class Store(Database):
         try:
             yield
             status = "complete"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
             status = "interrupted"
             raise
         finally:
@@ -222,6 +222,9 @@ class Store(Database):
         with self._open(write=False) as connection:
             sql = f"SELECT ('0x' || left(digest, 16))::UBIGINT AS short FROM {table}"
             return np.asarray(connection.execute(sql).fetchnumpy()["short"], dtype=np.uint64)
+
+    def count(self, table: str) -> int:
+        return int(self.query(f"SELECT count(*) AS n FROM {table}")[0]["n"])
 
     def add_likelihoods(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.replace("likelihoods", rows, LIKELIHOOD_KEYS)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -33,19 +35,31 @@ def test_what_ends_the_process_passes_too(error):
         event_loop.run(end())
 
 
-def process(body: str) -> subprocess.Popen[str]:
-    code = "import asyncio, sys, time\nfrom refinery import event_loop\n" + textwrap.dedent(body)
+HEAD = """
+import asyncio, signal, sys, time
+from refinery import event_loop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts programs in the background ignores it
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+"""
+
+
+@contextmanager
+def process(body: str) -> Iterator[subprocess.Popen[str]]:
     started = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, "-c", HEAD + textwrap.dedent(body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
     )
-    assert started.stdout and started.stdout.readline() == "begun\n"
-    return started
+    try:
+        assert started.stdout and started.stdout.readline() == "begun\n"
+        yield started
+    finally:
+        started.kill()
 
 
 ORDERLY = """
-    import signal
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
     async def worker():
         try:
             while True:
@@ -71,17 +85,15 @@ ORDERLY = """
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_tasks_clean_up(sent, code):
-    started = process(ORDERLY)
-    time.sleep(0.1)
-    started.send_signal(sent)
-    out, said = started.communicate(timeout=20)
+    with process(ORDERLY) as started:
+        time.sleep(0.1)
+        started.send_signal(sent)
+        out, said = started.communicate(timeout=20)
     assert (started.returncode, out, said) == (code, "cleaned up\n" * 3, "")
 
 
 STUBBORN = """
-    import signal
     from refinery.cli.interrupt import prompt_exit
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     async def main():
         print("begun", flush=True)
@@ -101,19 +113,19 @@ STUBBORN = """
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_does_not_end_is_ended(sent, code):
-    started = process(STUBBORN)
-    before = time.monotonic()
-    started.send_signal(sent)
-    out, said = started.communicate(timeout=20)
+    with process(STUBBORN) as started:
+        before = time.monotonic()
+        started.send_signal(sent)
+        out, said = started.communicate(timeout=20)
     assert (started.returncode, out, said) == (code, "stays\nlast words\n", "\ngoodbye\n")
     assert 1 < time.monotonic() - before < 4
 
 
 def test_a_second_signal_ends_it_at_once():
-    started = process(STUBBORN)
-    started.send_signal(signal.SIGINT)
-    assert started.stdout and started.stdout.readline() == "stays\n"
-    before = time.monotonic()
-    started.send_signal(signal.SIGINT)
-    started.communicate(timeout=20)
+    with process(STUBBORN) as started:
+        started.send_signal(signal.SIGINT)
+        assert started.stdout and started.stdout.readline() == "stays\n"
+        before = time.monotonic()
+        started.send_signal(signal.SIGINT)
+        started.communicate(timeout=20)
     assert started.returncode == 130 and time.monotonic() - before < 1

@@ -264,6 +264,7 @@ def test_sigterm(tmp_path, calm):
         process.terminate()
         _, said = process.communicate(timeout=30)
         assert time.monotonic() - stopped < 3 and process.returncode == 143 and "Traceback" not in said
+        assert project.store.runs()[0]["status"] == "interrupted"
         server.latency = 0
         project.run()
         assert project.rows() == calm[0] and asked_again(server) <= IN_FLIGHT

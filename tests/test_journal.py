@@ -159,6 +159,22 @@ def test_what_is_new_is_written_without_a_search(store: Store, monkeypatch: pyte
     assert store.outcomes("f") == [outcome(1), outcome(2, detail="again")]
 
 
+def test_what_another_process_cached_meanwhile_is_written_over(store: Store) -> None:
+    """A preview beside a run asks what the run asks."""
+
+    def generated(k: int, text: str) -> dict[str, object]:
+        return generation(k, digest=hashlib.md5(str(k).encode()).hexdigest(), text=text)
+
+    with Journal(store, every=60) as journal:
+        for k in range(3):
+            assert not journal.may_be_stored("generations", str(generated(k, "")["digest"]))
+        Store(store.path).add_generations([generated(1, "preview's")])
+        for k in range(3):
+            journal.append("generations", generated(k, "run's"))
+            journal.flush()
+    assert store.query("SELECT text, count(*) AS n FROM generations GROUP BY text") == [{"text": "run's", "n": 3}]
+
+
 def test_after_a_write_that_failed_nothing_is_taken_for_new(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have failed after all was written."""
     real = Store.replace_all

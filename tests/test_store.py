@@ -143,6 +143,17 @@ def test_in_an_older_store_rows_that_go_on_are_counted_anew(store: Store) -> Non
     assert upgraded.outcomes("f") == given
 
 
+def test_under_a_run_of_an_older_version_the_layout_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def later(connection: object) -> None:
+        connection.execute("ALTER TABLE runs ADD COLUMN machine VARCHAR")  # type: ignore[attr-defined]
+
+    with monkeypatch.context() as patch, store.run_lock():
+        patch.setattr(migrations, "MIGRATIONS", [*migrations.MIGRATIONS, later])
+        with pytest.raises(UserError, match="in use by another run"):
+            Store(store.path)
+    assert "machine" not in described(store.path)[0]["runs"]
+
+
 def test_a_failed_migration_leaves_the_store_as_it_was(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(connection: object) -> None:
         connection.execute("CREATE TABLE half (a INTEGER)")  # type: ignore[attr-defined]
@@ -222,6 +233,9 @@ def test_bodies_that_were_taken_back_or_written_by_others_are_known(store: Store
     store.add_outcomes("a", [(i, kept(i)) for i in range(3)])
     assert bodies() == [1] * 3 and store.outcomes("a") == [kept(i) for i in range(3)]
     Store(store.path).add_outcomes("b", [(i, kept(i)) for i in range(6)])
+    with store.together():
+        for part in (range(6, 7), range(8)):
+            store.add_outcomes("d", [(i, kept(i)) for i in part])
     store.add_outcomes("c", [(i, kept(i)) for i in range(8)])
     assert bodies() == [1] * 8 and store.outcomes("c") == [kept(i) for i in range(8)]
 

@@ -19,25 +19,23 @@ Counter = tuple[Callable[[], float], float]
 class Meter:
     """Joules since it was made or last asked."""
 
-    def __init__(self, powercap: Path | None = None):
-        self._counters = {number: each for number, each in enumerate([*_gpus(), *_packages(powercap or POWERCAP)])}
-        self._before: dict[int, float] = {}
+    def __init__(self, powercap: Path | None = None, *, gpus: bool = True):
+        self._counters = [*(_gpus() if gpus else ()), *_packages(powercap or POWERCAP)]
+        self._before: list[float] | None = None
         self.taken()
 
     def taken(self) -> float | None:
-        """None where no counter can be read; one that cannot be any more is left out from then on. Ask often: a
+        """None where no counter can be read, and from the time when one of them cannot be any more. Ask often: a
         package's counter starts anew after some 260 kJ, minutes to an hour, and two rounds look like one."""
-        joules = 0.0
-        for number, (read, span) in list(self._counters.items()):
-            try:
-                now = read()
-            except (OSError, ValueError):
-                del self._counters[number]
-                continue
-            step = now - self._before.get(number, now)
-            joules += step + span if step < 0 else step
-            self._before[number] = now
-        return joules if self._counters else None
+        try:
+            now = [read() for read, _ in self._counters]
+        except (OSError, ValueError):
+            self._counters = []
+        if not self._counters:
+            return None
+        steps = [new - old for new, old in zip(now, self._before or now, strict=True)]
+        self._before = now
+        return sum(step + span if step < 0 else step for step, (_, span) in zip(steps, self._counters, strict=True))
 
 
 def _packages(powercap: Path) -> list[Counter]:

@@ -14,6 +14,10 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def on_one_machine() -> bool:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", count())) == count()
+
+
 def first() -> bool:
     """Whether this process writes to the store and the folders; a process alone does."""
     return int(os.environ.get("RANK", "0")) == 0

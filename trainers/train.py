@@ -261,7 +261,8 @@ def _trainer(run: Run, folder: Path, progress: Progress | None) -> tuple[Any, An
     trainer = module(METHODS, run.job.method).build(run)
     trainer.remove_callback(PrinterCallback)
     store = run.job.store if trainer.accelerator.is_main_process else None
-    meter = Meter() if trainer.accelerator.is_main_process else None
+    here = trainer.accelerator.is_main_process and processes.on_one_machine()
+    meter = Meter(gpus=trainer.accelerator.device.type == "cuda") if here else None
     watch = Watch(store, folder.name, run.course.tokens(), progress, meter)
     trainer.add_callback(watch)
     if probed:

@@ -160,7 +160,8 @@ class CachedModel:
                 self.counts.cached += 1
                 return found
             except asyncio.CancelledError:
-                if not there.cancelled():
+                task = asyncio.current_task()
+                if not there.cancelled() or (task and task.cancelling()):
                     raise  # this caller was cancelled; else only the one it waited for: try again
         self._under_way[key] = None
         try:

@@ -125,7 +125,7 @@ def _trainings(data: ReportData) -> Table:
     note = (
         f"Trained on {_devices(data)}. Of one training, the mean over its seeds; trials of a grid are not in it. "
         "Answer tokens: those that were learnt from, over all passes; rollout tokens were written on the way, teacher "
-        "tokens read by a teacher; memory at its peak. Times of trainings that ran beside other work say little."
+        "tokens read by a teacher; memory at its peak. Time and energy beside other work say little."
     )
     return Table(columns, rows, "Trainings", note, "cost-trainings")
 
@@ -142,7 +142,11 @@ def _energy(data: ReportData, row: Row) -> float | None:
     """In joules, where it was measured step by step or the manifest has it."""
     manifest = row["manifest"] or {}
     told = next((float(manifest[key]) * unit for key, unit in ENERGY.items() if manifest.get(key) is not None), None)
-    return _summed(data, row, "energy_joules") if told is None else told
+    if told is not None:
+        return told
+    logged = data.metrics[row["fingerprint"]]
+    whole = logged.get("energy_joules", {}).keys() >= logged.get("step_seconds", {}).keys()
+    return _summed(data, row, "energy_joules") if whole else None
 
 
 def _summed(data: ReportData, row: Row, key: str) -> float | None:

@@ -124,6 +124,8 @@ def test_cost_adds_up_and_says_what_was_not_measured(data: Any) -> None:
     known = {
         n: [{**r, "manifest": {**r["manifest"], "energy_wh": 500.0}} for r in rows] for n, rows in checkpoints.items()
     }
+    resumed = {name: {"step_seconds": {1: 1.0, 2: 1.0}, "energy_joules": {2: 5.0}} for name in metrics}
+    assert "Energy was not measured." in plain(first(cost.render(replace(full, metrics=resumed)), Paragraph).text)
     metered = {name: {**own, "energy_joules": {1: 1000.0, 2: 2600.0}} for name, own in metrics.items()}
     assert "9.00 Wh." in plain(first(cost.render(replace(full, metrics=metered)), Paragraph).text)
     assert "4.50 kWh." in plain(first(cost.render(replace(full, checkpoints=known)), Paragraph).text)
