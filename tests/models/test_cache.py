@@ -203,6 +203,25 @@ def test_a_failure_reaches_all_who_wait_and_is_not_stored(with_cache: Any) -> No
     assert len(model.asked) == 2
 
 
+def test_all_of_equal_requests_that_are_cancelled_together_end(with_cache: Any) -> None:
+    """Twice, as a step that is stopped does it: none of them takes over from another and asks again."""
+    model = Counting()
+    model.pause = 5.0
+
+    async def work(cached: CachedModel) -> None:
+        tasks = [asyncio.create_task(cached.generate(user("q"), Sampling())) for _ in range(4)]
+        await asyncio.sleep(0.02)
+        for _ in range(2):
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait(tasks, timeout=0.5)
+        assert all(task.cancelled() for task in tasks)
+
+    with_cache(model, work)
+    assert len(model.asked) == 1
+
+
 def test_a_cancelled_caller_does_not_take_the_others_along(with_cache: Any) -> None:
     model = Counting()
     model.pause = 0.05
