@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,12 @@ class Database:
             with self._open(write=False) as connection:
                 current = not self._pending(connection)
         if not current:
-            # not under a run of another version, which would write rows in its own layout
-            with exclusive(self.path.with_name(self.path.name + ".lock"), f"the store {self.path.name}"):
-                with self._open(write=True) as connection:
-                    self._pending(connection)
-                    migrate(connection)
+            lock = self.path.with_name(self.path.name + ".lock")
+            # a layout does not change under a run of another version, which would write rows in its own
+            alone = exclusive(lock, f"the store {self.path.name}") if self.path.exists() else nullcontext()
+            with alone, self._open(write=True) as connection:
+                self._pending(connection)
+                migrate(connection)
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
         """Rows of a SELECT of ours (never a user's text; see sql.py), JSON columns decoded."""
