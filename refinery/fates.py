@@ -79,11 +79,8 @@ def fate(store: Store, step: Row) -> Fate:
     counts: Counter[str] = Counter()
     mixed: Counter[str] = Counter()
     alone = not found.others and not store.query(_MAKES, [found.chain])
-    for row in (
-        store.query(_OWN, [found.trunk, step["fingerprint"]])
-        if alone
-        else store.query(_COUNTS, [found.trunk, list(found.others), step["fingerprint"]])
-    ):
+    which = [] if alone else [list(found.others)]
+    for row in store.query(_OWN if alone else _COUNTS, [found.trunk, *which, step["fingerprint"]]):
         if row["source"] == found.trunk:
             kept = "unchanged" if row["same"] else "refined"
             counts["held_out" if not row["train"] else "fell_back" if row["fell_back"] else kept] += row["n"]

@@ -89,7 +89,7 @@ class Journal:
         self._writing: dict[str, dict[Any, _Noted]] = {table: {} for table in KEYS}
         self._sure = True
         self._counts: dict[str, int] = {}
-        """Rows of the tables whose digests are known, as of the last write."""
+        """Rows of the tables whose digests are known, as of the last write. One may be added while a flush counts."""
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._digests: dict[str, _Digests] = {}
@@ -169,7 +169,7 @@ class Journal:
             with self.store.together():
                 sure, self._sure = self._sure and self._alone(), False  # what fails may have been done all the same
                 self.store.replace_all(_parts(self._writing, sure))
-                self._counts = {table: self.store.count(table) for table in self._counts}
+                self._counts |= {table: self.store.count(table) for table in list(self._counts)}
             self._sure = sure
             with self._lock:
                 self._writing = {table: {} for table in KEYS}
@@ -179,7 +179,7 @@ class Journal:
 
     def _alone(self) -> bool:
         """Whether nobody else (a preview beside the run) has written to the tables whose digests are known."""
-        return all(self.store.count(table) == n for table, n in self._counts.items())
+        return all(self.store.count(table) == n for table, n in list(self._counts.items()))
 
     def replay(self) -> int:
         """Write what a killed run left to the store; the number of rows. A torn line (its last) is passed over."""

@@ -175,6 +175,25 @@ def test_what_another_process_cached_meanwhile_is_written_over(store: Store) -> 
     assert store.query("SELECT text, count(*) AS n FROM generations GROUP BY text") == [{"text": "run's", "n": 3}]
 
 
+def test_a_table_that_is_first_asked_for_while_another_is_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Store.count
+
+    def late(self: Store, table: str) -> int:
+        monkeypatch.setattr(Store, "count", real)
+        assert not journal.may_be_stored("likelihoods", "0" * 32)
+        return real(self, table)
+
+    with Journal(store, every=60) as journal:
+        assert not journal.may_be_stored("generations", "0" * 32)
+        journal.append("generations", generation(1))
+        monkeypatch.setattr(Store, "count", late)
+        journal.flush()
+        assert set(journal._counts) == {"generations", "likelihoods"}
+    assert store.query("SELECT count(*) AS n FROM generations") == [{"n": 1}]
+
+
 def test_after_a_write_that_failed_nothing_is_taken_for_new(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have failed after all was written."""
     real = Store.replace_all
