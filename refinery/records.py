@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import orjson
+
 Message = dict[str, str]
 """One chat turn: {"role": "system" | "user" | "assistant", "content": text}."""
 
@@ -15,8 +17,37 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces, in ASCII."""
+    """JSON with sorted keys and no spaces, in ASCII; what JSON lacks as its `str`.
+
+    Digests hang on these bytes, so that none may ever change. orjson writes the same in a fifth of the time where
+    `_same_for_orjson` holds and no character needs a \\u that it would not write.
+    """
+    if _same_for_orjson(value):
+        try:
+            found = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        except TypeError:  # half of a surrogate pair, an integer over 64 bits, too deep
+            return _canonical(value).encode("ascii")
+        if found.isascii() and b"\x7f" not in found:
+            return found
     return _canonical(value).encode("ascii")
+
+
+def _same_for_orjson(value: Any) -> bool:
+    """Plain types alone, keys of text, and no float that is written with an exponent."""
+    kind = type(value)
+    if kind is str or kind is bool or kind is int or value is None:
+        return True
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return kind is float and (value == 0 or 1e-4 <= abs(value) < 1e16)
+    for each in value:
+        if type(each) is not str and not _same_for_orjson(each):
+            return False
+    return True
 
 
 def digest(value: Any, length: int = 32) -> str:

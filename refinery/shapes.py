@@ -99,8 +99,8 @@ def _get(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _render(template: str, row: Mapping[str, Any], what: str) -> str:
-    for name in sorted(required(template) - row.keys()):
-        raise RowError("missing_column", name)
+    if missing := required(template) - row.keys():
+        raise RowError("missing_column", min(missing))
     try:
         return render(template, row)
     except RowError as error:

@@ -220,7 +220,7 @@ def _converted(source: SourceSpec, columns: Sequence[str], raw: Raw) -> tuple[An
     try:
         if raw.values is None:
             raise RowError(raw.reason, raw.detail)
-        values = {name: plain(value) for name, value in raw.values.items()}
+        values = {name: value if type(value) is str else plain(value) for name, value in raw.values.items()}
         by = source.split.by
         if by is not None and values.get(by) is None:
             raise RowError("missing_column", by)

@@ -41,12 +41,14 @@ def _compile(template: str) -> Template:
 def render(template: str, fields: Mapping[str, Any]) -> str:
     """`template` filled from `fields`. RowError("template_error") where it fails on these fields (a variable that
     is missing, a wrong type); UserError where the template itself is malformed, which `check` finds beforehand."""
-    compiled = _compile(template)
     parts = _plain(template)
-    if parts is not None and all(name is None or name in fields for name, _ in parts):
-        return "".join(text if name is None else _text(fields[name]) for name, text in parts)
+    if parts is not None:
+        try:
+            return "".join([text if name is None else _text(fields[name]) for name, text in parts])
+        except KeyError:
+            pass  # Jinja says what is missing
     try:
-        return compiled.render(fields)
+        return _compile(template).render(fields)
     except Exception as error:  # whatever the template's expressions raise is this row's failure
         raise RowError("template_error", f"{type(error).__name__}: {error}") from None
 
@@ -58,7 +60,8 @@ def _text(value: Any) -> str:
 @lru_cache(maxsize=512)
 def _plain(template: str) -> tuple[tuple[str | None, str], ...] | None:
     """(variable, "") and (None, text) in turn for a template that only puts values between texts, as most do: joining
-    them is a tenth of the work of Jinja. None for any other."""
+    them is a tenth of the work of Jinja. None for any other, UserError for a malformed one."""
+    _compile(template)
     parts: list[tuple[str | None, str]] = []
     for node in _ENV.parse(template).body:
         if not isinstance(node, nodes.Output):
