@@ -11,11 +11,12 @@ from refinery.catalog import METHODS, module, names
 from refinery.lab import DOMAINS, SKILLS, items
 from refinery.lab.domains import answer_words
 from tests.bench import lab_data, lab_tables, table_pages
+from tests.bench import table_figures as tf
 from tests.bench.hypotheses import HYPOTHESES, TABLES
 from tests.bench.table_lines import packed, read
 
 ROOT = lab_tables.ROOT
-FILES = sorted(path.stem for path in (ROOT / "specs" / "tables").glob("*.yaml") if path.stem != "backbones")
+FILES = sorted(path.stem for path in (ROOT / "specs" / "tables").glob("*.yaml"))
 
 OTHERS = (
     "dft gem cpt sft_replay mssr ewc l2sp lwf fapm wise_ft sft_from_teacher self_sft acopd opd gkd opsd sdpo "
@@ -100,7 +101,7 @@ def test_every_piece_is_a_spec_of_its_own(table: str) -> None:
     """With what its method names, and no more."""
     whole = lab_tables.spec_of(table)
     for name, each in whole.train.methods.items():
-        piece = lab_tables.spec_of(table, lab_tables.overrides(table, lab_tables.domain_of(table), 2, name, {}))
+        piece = lab_tables.spec_of(table, lab_tables.overrides(table, lab_tables.domains_of(table)[0], 2, name, {}))
         assert name in piece.train.methods and piece.train.seeds == [2]
         assert piece.train.methods[name] == each
         assert set(piece.graph) <= set(whole.graph)
@@ -179,7 +180,7 @@ def test_items_come_back_as_they_were() -> None:
     for values in (np.array([1.0, 0, 0, 1, 1, 0, 1, 0, 0, 1]), np.linspace(0, 1, 10)):
         line = json.loads(json.dumps(packed("domain", items, values)))
         assert ("bits" in line) == (set(values) <= {0.0, 1.0})
-        assert np.allclose(table_pages.unpacked(line), values, atol=1e-4)
+        assert np.allclose(tf.unpacked(line), values, atol=1e-4)
     assert packed("domain", items, np.ones(10))["items"] != packed("domain", items[::-1], np.ones(10))["items"]
 
 
@@ -205,7 +206,7 @@ def test_a_contrast_is_the_difference_of_means_on_shared_seeds() -> None:
         _line("b", 0, lab_clinic__domain=[1, 0, 0, 0], lab_clinic_unseen__domain=[0, 0], lab_sums__general=[1, 1]),
         _line("b", 1, lab_clinic__domain=[0, 0, 0, 0], lab_clinic_unseen__domain=[0, 0], lab_sums__general=[0, 1]),
     ]
-    figures = {of: table_pages.contrast(known, {"a": 1, "b": -1}, of) for of in ("domain", "unseen", "general", "both")}
+    figures = {of: tf.contrast(known, {"a": 1, "b": -1}, of) for of in ("domain", "unseen", "general", "both")}
     assert {of: (round(f.value, 9), f.n_seeds) for of, f in figures.items()} == {
         "domain": (0.5, 2),  # (3 + 2 - 1) / 8
         "unseen": (0.75, 2),
@@ -213,9 +214,9 @@ def test_a_contrast_is_the_difference_of_means_on_shared_seeds() -> None:
         "both": (0.25, 2),
     }
     assert all(f.low <= f.value <= f.high for f in figures.values())
-    assert table_pages.contrast(known, {"a": 1, "base": -1}, "domain").value == pytest.approx(5 / 12)
-    assert table_pages.contrast(known, {"a": 1, "c": -1}, "domain") is None
-    assert table_pages.fewest_seeds(known, ["a", "b"]) == 2
+    assert tf.contrast(known, {"a": 1, "base": -1}, "domain").value == pytest.approx(5 / 12)
+    assert tf.contrast(known, {"a": 1, "c": -1}, "domain") is None
+    assert tf.fewest_seeds(known, ["a", "b"]) == 2
 
 
 def test_figures_are_those_of_a_comparison() -> None:
@@ -229,19 +230,19 @@ def test_figures_are_those_of_a_comparison() -> None:
     known.append(_line("base", None, **scores(0.97)))
     for seed in range(3):
         known += [_line("sft", seed, **scores(0.6)), _line("raft", seed, **scores(0.8))]
-    panels = table_pages.panels(known, ["sft", "raft"])
+    panels = tf.panels(known, ["sft", "raft"])
     wanted = compare_panels(Panels(panels, []), baseline="sft").methods["raft"]
     pairs = {
-        "score": (wanted.domain_mean.score, table_pages.contrast(known, {"raft": 1}, "domain")),
-        "difference": (wanted.general_mean.vs_baseline, table_pages.contrast(known, {"raft": 1, "sft": -1}, "general")),
-        "recovered": (wanted.general_mean.damage_recovered, table_pages.recovered(known, "raft", "sft")),
+        "score": (wanted.domain_mean.score, tf.contrast(known, {"raft": 1}, "domain")),
+        "difference": (wanted.general_mean.vs_baseline, tf.contrast(known, {"raft": 1, "sft": -1}, "general")),
+        "recovered": (wanted.general_mean.damage_recovered, tf.recovered(known, "raft", "sft")),
     }
     for name, (theirs, ours) in pairs.items():
         assert (ours.value, ours.low, ours.high) == pytest.approx((theirs.value, theirs.low, theirs.high)), name
         assert ours.n_items == theirs.n_items, name
-    kept = {f"{name}__general": table_pages.unpacked(known[0]["right"][name]) for name in ("lab_sums", "lab_facts")}
+    kept = {f"{name}__general": tf.unpacked(known[0]["right"][name]) for name in ("lab_sums", "lab_facts")}
     known += [_line("still", seed, **kept) for seed in range(3)]
-    assert np.isnan(table_pages.recovered(known, "raft", "still").value)  # it lost nothing
+    assert np.isnan(tf.recovered(known, "raft", "still").value)  # it lost nothing
 
 
 def test_stages_make_a_matrix() -> None:
@@ -253,8 +254,44 @@ def test_stages_make_a_matrix() -> None:
         known.append(
             _line("sft", seed, lab_clinic__domain=[0, 1], lab_workshop__domain=[1, 1], lab_sums__general=[1, 0])
         )
-    found = table_pages.stages(known, ["sft@first", "sft"], ["lab_clinic", "lab_workshop"])
+    found = tf.stages(known, ["sft@first", "sft"], ["lab_clinic", "lab_workshop"])
     assert found.accuracy.value == pytest.approx(0.75) and found.backward_transfer.value == pytest.approx(-0.5)
+
+
+def test_a_piece_at_a_point_is_what_the_matrix_makes_of_it() -> None:
+    whole = lab_tables.spec_of("backbones")
+    names = [" ".join(point.keys.values()) for point in whole.points]
+    assert lab_tables.domains_of("backbones") == names and len(names) == 15
+    for domain, point in zip(names, whole.points, strict=True):
+        piece = lab_tables.spec_of("backbones", lab_tables.overrides("backbones", domain, 1, "raft", {}))
+        assert len(piece.points) == 1 and piece.name.endswith(domain.replace(" ", "_"))
+        for part in ("model", "source", "graph", "evaluate", "models"):
+            assert getattr(piece, part) == getattr(point.spec, part), part
+        assert piece.train.methods == {"raft": point.spec.train.methods["raft"]}
+
+
+def test_points_stand_side_by_side() -> None:
+    """Each by itself, and those of one backbone together: halves of raft and of sft, by hand."""
+    spec, known = lab_tables.spec_of("backbones"), []
+    for domain, right in (
+        ("lab clinic", [1, 1, 1, 0]),
+        ("lab harbor", [1, 0, 0, 0]),
+        ("lab-small clinic", [0, 0, 0, 0]),
+    ):
+        for method, seed, own in (("base", None, [0] * 4), ("sft_raw", 0, [1, 0, 0, 0]), ("raft", 0, right)):
+            line = _line(method, seed, heldout__domain=own, lab_sums__general=[1, 1, 1, method == "base"])
+            known.append({**line, "domain": domain})
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table_pages.point_rows(spec, known)]
+    assert [row[:3] for row in rows[2:]] == [
+        ["lab", "all", "2 in 2"], ["lab", "clinic", "1"], ["lab", "harbor", "1"],
+        ["lab-small", "all", "1"], ["lab-small", "clinic", "1"],
+    ]  # fmt: skip
+    columns = {name: at for at, name in enumerate(rows[0])}
+    first = {row[0] + " " + row[1]: {name: row[at].split(" ")[0] for name, at in columns.items()} for row in rows[2:]}
+    assert first["lab all"]["raft domain"] == "50.0" and first["lab clinic"]["raft domain"] == "75.0"
+    assert first["lab all"]["base general"] == "100.0" and first["lab all"]["sft_raw general"] == "75.0"
+    assert rows[2][columns["raft domain"] + 1].startswith("+25.0")  # (75 + 25) / 2 less 25
+    assert first["lab-small all"]["raft domain"] == "0.0"
 
 
 def test_module_of_every_method_has_parameters() -> None:

@@ -24,13 +24,25 @@ from scipy import stats as distributions
 
 from evals.panels import BASE
 from evals.predicting import r2_interval
-from tests.bench import lab_tables, table_pages
+from tests.bench import lab_tables, table_figures, table_pages
 from tests.bench.table_lines import RESULTS, Line, read
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "specs" / "tables" / "HYPOTHESES.md"
 INDEX = RESULTS / "README.md"
-TABLES = ("main", "methods", "reinforced", "raft", "sdft", "knowledge", "working", "sequence", "dart", "agent")
+TABLES = (
+    "main",
+    "methods",
+    "reinforced",
+    "raft",
+    "sdft",
+    "knowledge",
+    "working",
+    "sequence",
+    "dart",
+    "agent",
+    "backbones",
+)
 SEEDS = 3
 MARGIN = 0.05
 """What counts as no difference: that of `report.margin`."""
@@ -113,14 +125,14 @@ def decided(hypothesis: Hypothesis, tables: Tables) -> tuple[Verdict, list[tuple
 
 
 def points(table: str, of: str, **weights: float) -> Callable[[Tables, float], Figure | None]:
-    """A contrast of methods (tests/bench/table_pages.py); `base` is the model before training."""
+    """A contrast of methods (tests/bench/table_figures.py); `base` is the model before training."""
 
     def figure(tables: Tables, confidence: float) -> Figure | None:
         known = tables.get(table, ())
-        found = table_pages.contrast(known, weights, of, confidence)
+        found = table_figures.contrast(known, weights, of, confidence)
         if found is None:
             return None
-        fewest = table_pages.fewest_seeds(known, [name for name in weights if name != BASE])
+        fewest = table_figures.fewest_seeds(known, [name for name in weights if name != BASE])
         return Figure(found.value, found.low, found.high, f"{found.n_items} items, {found.n_seeds} runs", fewest)
 
     return figure
@@ -135,7 +147,7 @@ def balance(method: str) -> Callable[[Tables, float], Figure | None]:
         return math.log2(parts[0] / (parts[1] * parts[2])) if all(parts) else None
 
     def figure(tables: Tables, confidence: float) -> Figure | None:
-        values = table_pages.measured(tables.get("raft", ()), method, ratio)
+        values = table_figures.measured(tables.get("raft", ()), method, ratio)
         return _t(values, confidence, "runs") if values else None
 
     return figure
@@ -213,7 +225,7 @@ def mean_of(line: Line) -> tuple[float, float]:
     found: dict[str, list[float]] = {"domain": [], "general": []}
     for name, packed in line["right"].items():
         if packed["kind"] in found and not name.endswith("_unseen"):
-            found[packed["kind"]].append(float(table_pages.unpacked(packed).mean()))
+            found[packed["kind"]].append(float(table_figures.unpacked(packed).mean()))
     return float(np.mean(found["domain"])), float(np.mean(found["general"]))
 
 

@@ -1,4 +1,5 @@
-"""The lab's long tables, in pieces: each trains one method of a spec in specs/tables/ on one domain with one seed.
+"""The lab's long tables, in pieces: each trains one method of a spec in specs/tables/ on one domain with one seed
+(or at one point of the spec's matrix).
 
     python -m tests.bench.lab_tables main [--minutes 60] [--domains clinic harbor] [--methods raft] [--seeds 0 1]
     python -m tests.bench.lab_tables main --show          # the table of what is there; runs nothing
@@ -15,6 +16,7 @@ rewriters and their sampling vary with it as the training does.
 """
 
 import argparse
+import itertools
 import json
 import signal
 import subprocess
@@ -45,9 +47,21 @@ def spec_of(table: str, more: Sequence[str] = ()) -> Spec:
     return load_spec(ROOT / "specs" / "tables" / f"{table}.yaml", list(more))
 
 
-def domain_of(table: str) -> str:
-    """The domain that the spec itself names; its own name where its rows are no domain's."""
-    return str(document(table)["source"].get("lab", table))
+def domains_of(table: str) -> list[str]:
+    """The domain that the spec itself names; its own name where its rows are no domain's. With a matrix its points,
+    each the values of its keys."""
+    whole = document(table)
+    if "matrix" in whole:
+        return [" ".join(values) for values in itertools.product(*whole["matrix"].values())]
+    return [str(whole["source"].get("lab", table))]
+
+
+def point(whole: Mapping[str, Any], domain: str) -> list[str]:
+    """One point of the matrix, as a spec without one."""
+    values = dict(zip(whole["matrix"], domain.split(), strict=True))
+    source = whole["sources"][values.pop("source")]
+    found = ["matrix=null", "sources=null", f"source={json.dumps(source)}"]
+    return [*found, *(f"{key}={json.dumps(value)}" for key, value in values.items())]
 
 
 # ---- one piece
@@ -60,7 +74,8 @@ def overrides(table: str, domain: str, seed: int, method: str, chosen: Mapping[s
     methods = {name: {**each, **chosen} for name, each in train["methods"].items() if name in needed}
     steps, rewriters = parts(whole, methods)
     own = f"_{method}_{seed}" if whole.get("rewriters") else ""
-    found = [f"name=table_{table}_{domain}{own}", f"train.seeds=[{seed}]", "report.baseline=null"]
+    place = domain.replace(" ", "_")
+    found = [f"name=table_{table}_{place}{own}", f"train.seeds=[{seed}]", "report.baseline=null"]
     found += [f"train.data={data_of(whole, methods[method])}"]
     fields = {key for each in methods.values() for key in module(METHODS, each["method"]).Params.model_fields}
     defaults = {key: value for key, value in train.get("defaults", {}).items() if key in fields}
@@ -71,8 +86,10 @@ def overrides(table: str, domain: str, seed: int, method: str, chosen: Mapping[s
         found += [f"rewriters={json.dumps(rewriters)}", f"seed={seed}"]
     if chosen:
         found += ["train.tune={}"]
-    if domain != domain_of(table):
-        assert set(whole["evaluate"]["domain"]) == {f"lab_{domain_of(table)}", f"lab_{domain_of(table)}_unseen"}
+    if "matrix" in whole:
+        return [*found, *point(whole, domain)]
+    if [domain] != (home := domains_of(table)):
+        assert set(whole["evaluate"]["domain"]) == {f"lab_{home[0]}", f"lab_{home[0]}_unseen"}
         found += [f"source.lab={domain}", f"evaluate.domain=[lab_{domain},lab_{domain}_unseen]"]
     return found
 
@@ -179,7 +196,7 @@ def fill(table: str) -> None:
     """Figures that a line lacks and that the store of its domain still holds."""
     known = read(table)
     for domain in dict.fromkeys(line["domain"] for line in known):
-        path = ROOT / spec_of(table, [f"name=table_{table}_{domain}"]).store_path
+        path = ROOT / spec_of(table, [f"name=table_{table}_{domain.replace(' ', '_')}"]).store_path
         if path.exists():
             own = [line for line in known if line["domain"] == domain and line["seed"] is not None]
             write(table, [table_lines.filled(line, path) for line in own])
@@ -198,7 +215,7 @@ def main() -> None:
     if args.fill:
         fill(args.table)
     elif not args.show:
-        work(args.table, args.domains or [domain_of(args.table)], args.methods, args.seeds, args.minutes)
+        work(args.table, args.domains or domains_of(args.table), args.methods, args.seeds, args.minutes)
     print(table_pages.page(args.table, spec_of(args.table), read(args.table)))
 
 

@@ -1,136 +1,27 @@
-"""From a long table's lines to its figures: contrasts of methods with intervals over seeds and items, and its page."""
+"""A long table's page, from its lines."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from evals import stats
-from evals.panels import BASE, Panel
 from refinery.spec import Spec
+from tests.bench.table_figures import (
+    BASE,
+    Contrast,
+    base_panels,
+    contrast,
+    deciding,
+    is_of,
+    recovered,
+    stages,
+    unpacked,
+)
 from tests.bench.table_lines import Line
 
-# ---- scores
-
-
-def panels(known: Sequence[Line], methods: Sequence[str]) -> list[Panel]:
-    """Of every domain that has all of these methods, on the seeds that all of them have there."""
-    found = []
-    for domain in dict.fromkeys(line["domain"] for line in known):
-        own = [line for line in known if line["domain"] == domain]
-        by_method = {name: {line["seed"]: line for line in own if line["method"] == name} for name in methods}
-        base = next((line["right"] for line in own if line["method"] == BASE), None)
-        shared = set.intersection(*map(set, by_method.values())) if by_method else set()
-        if base is None or not shared:
-            continue
-        for benchmark, packed in base.items():
-            rows = {
-                name: [by_seed[s]["right"].get(benchmark) for s in sorted(shared)]
-                for name, by_seed in by_method.items()
-            }
-            if packed["kind"] == "shown" or any(one is None for each in rows.values() for one in each):
-                continue
-            unlike = [name for name, each in rows.items() if any(one["items"] != packed["items"] for one in each)]
-            assert not unlike, f"{benchmark}: {unlike} were asked other items than the base"
-            values = {name: np.stack([unpacked(one) for one in each]) for name, each in rows.items()}
-            values[BASE] = unpacked(packed)[None]
-            items = _items(packed)
-            found.append(Panel(benchmark, packed["kind"], items, values, runs=domain))
-    return found
-
-
-def _items(packed: Line) -> tuple[str, ...]:
-    """Names for a benchmark's items: the same in every line that asked them, and no other benchmark's."""
-    return tuple(f"{packed['items']}:{number}" for number in range(packed["n"]))
-
-
-def unpacked(packed: Line) -> np.ndarray:
-    if "values" in packed:
-        return np.array(packed["values"], dtype=float)
-    return np.unpackbits(np.frombuffer(bytes.fromhex(packed["bits"]), np.uint8), count=packed["n"]).astype(float)
-
-
-def deciding(found: Sequence[Panel]) -> list[Panel]:
-    """Without the domain benchmarks that are shown apart: all but the first one and those of further domains, and of
-    these only the cells that training covered."""
-    first = {panel.runs: panel.benchmark for panel in reversed(found) if panel.kind == "domain"}
-    taken = [p for p in found if p.benchmark.startswith("lab_") and not p.benchmark.endswith("_unseen")]
-    return [p for p in found if p.kind == "general" or p.benchmark == first[p.runs] or p in taken]
-
-
-# ---- contrasts
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """A weighted sum of methods' scores, with its interval over seeds and items."""
-
-    value: float
-    low: float
-    high: float
-    n_items: int
-    n_seeds: int
-    """Trainings of each method, summed over domains."""
-
-
-def contrast(known: Sequence[Line], weights: Mapping[str, float], of: str, confidence: float = 0.95) -> Contrast | None:
-    """Of the mean over the benchmarks that `of` names: domain, unseen, general, both (domain and general, half each),
-    or one by its name. The base may be among the methods. None where a method has no line, or none is called so."""
-    found = panels(known, [name for name in weights if name != BASE])
-    kinds = ("domain", "general") if of == "both" else (of,)
-    chosen = {kind: [panel for panel in found if _is(panel, kind, found)] for kind in kinds}
-    if not all(chosen.values()):
-        return None
-    blocks = []
-    for kind, some in chosen.items():
-        for panel in some:
-            values = sum(weight * panel.values[name] for name, weight in weights.items())
-            blocks.append(
-                stats.Block(np.asarray(values), panel.runs, panel.items, 1 / (len(chosen) * len(chosen[kind])))
-            )
-    mean = stats.crossed(blocks, confidence)
-    runs = {block.runs: block.values.shape[0] for block in blocks}
-    n_items = _count(panel for some in chosen.values() for panel in some)
-    return Contrast(mean.value, mean.low, mean.high, n_items, sum(runs.values()))
-
-
-def recovered(known: Sequence[Line], method: str, baseline: str) -> Contrast | None:
-    """Of the general mean that the baseline lost, the share that the method did not lose: (method - baseline) over
-    (base - baseline), interval by Fieller. NaN where the baseline's loss cannot be told from 0; None without lines."""
-    found = [panel for panel in deciding(panels(known, [method, baseline])) if panel.kind == "general"]
-    if not found:
-        return None
-    blocks = []
-    for panel in found:
-        each, other = panel.values[method], panel.values[baseline]
-        both = np.stack([each - other, panel.values[BASE] - other], axis=-1)
-        blocks.append(stats.Block(both, panel.runs, panel.items, 1 / len(found)))
-    ratio = stats.crossed_ratio(blocks)
-    known_loss = ratio.bounded and sum(block.values[..., 1].mean() for block in blocks) > 0
-    ends = (ratio.value, ratio.low, ratio.high) if known_loss else (math.nan,) * 3
-    return Contrast(*ends, _count(found), sum({block.runs: len(block.values) for block in blocks}.values()))
-
-
-def _count(found: Iterable[Panel]) -> int:
-    return sum(map(len, {panel.items for panel in found}))
-
-
-def fewest_seeds(known: Sequence[Line], methods: Sequence[str]) -> int:
-    """Of the trainings that all of these methods share, on the domain that has fewest."""
-    return min((len(panel.values[name]) for panel in panels(known, methods) for name in methods), default=0)
-
-
-def _is(panel: Panel, kind: str, among: Sequence[Panel]) -> bool:
-    if kind == "unseen":
-        return panel.benchmark.endswith("_unseen")
-    if kind in ("domain", "general"):
-        return panel.kind == kind and any(panel is one for one in deciding(among))
-    return panel.benchmark == kind
-
-
-# ---- pages
+KINDS = ("domain", "general")
 
 
 def page(table: str, spec: Spec, known: Sequence[Line]) -> str:
@@ -138,6 +29,8 @@ def page(table: str, spec: Spec, known: Sequence[Line]) -> str:
         return f"{table}: nothing has run"
     assert spec.train
     rows = table_rows(spec, known)
+    if spec.matrix:
+        rows += ["", *point_rows(spec, known)]
     if spec.train.stages:
         rows += ["", *stage_rows(spec, known)]
     if spec.evaluate and spec.evaluate.samples:
@@ -179,26 +72,16 @@ def _cells(spec: Spec, known: Sequence[Line], name: str, apart: Sequence[str], h
 
 def _apart(known: Sequence[Line]) -> list[str]:
     """Domain benchmarks that are no part of the domain's mean; cells that training left out under one name."""
-    every = _base_panels(known)
+    every = base_panels(known)
     decided = {panel.benchmark for panel in deciding(every)}
     names = [panel.benchmark for panel in every if panel.benchmark not in decided]
     return list(dict.fromkeys("unseen" if name.endswith("_unseen") else name for name in names))
 
 
-def _base_panels(known: Sequence[Line]) -> list[Panel]:
-    found = []
-    for line in (line for line in known if line["method"] == BASE):
-        for name, packed in line["right"].items():
-            if packed["kind"] != "shown":
-                items = _items(packed)
-                found.append(Panel(name, packed["kind"], items, {BASE: unpacked(packed)[None]}, runs=line["domain"]))
-    return found
-
-
 def _mean(known: Sequence[Line], name: str, of: str) -> str:
     if name == BASE:
-        every = _base_panels(known)
-        some = [panel for panel in every if _is(panel, of, every)]
+        every = base_panels(known)
+        some = [panel for panel in every if is_of(panel, of, every)]
         return f"{100 * np.mean([panel.values[BASE].mean() for panel in some]):.1f}" if some else ""
     found = contrast(known, {name: 1.0}, of)
     return percent(_share(found)) if found else ""
@@ -232,7 +115,9 @@ def _seeds(own: Sequence[Line]) -> str:
     counts = {
         domain: sum(line["domain"] == domain for line in own) for domain in dict.fromkeys(x["domain"] for x in own)
     }
-    return str(next(iter(counts.values()))) if len(counts) == 1 else ", ".join(f"{d} {n}" for d, n in counts.items())
+    if len(counts) < 2 or any(" " in domain for domain in counts):  # points of a matrix have long names
+        return str(sum(counts.values())) + (f" in {len(counts)}" if len(counts) > 1 else "")
+    return ", ".join(f"{domain} {n}" for domain, n in counts.items())
 
 
 def _known(own: Sequence[Line], part: str, name: str) -> list[float]:
@@ -250,6 +135,28 @@ def _average(values: Iterable[float | None]) -> str:
     if not found:
         return ""
     return f"{np.mean(found):,.0f}" if np.mean(found) >= 100 else f"{np.mean(found):.3g}"
+
+
+def point_rows(spec: Spec, known: Sequence[Line]) -> list[str]:
+    """At each point of the matrix what its base, the baseline and every other method score; before the points that
+    share their first value, all of them together."""
+    assert spec.train
+    others = [name for name in spec.train.methods if name != spec.report.baseline]
+    heads = [*spec.matrix, "seeds", "base general"]
+    heads += [f"{spec.report.baseline} {of}" for of in ("domain", "general")]
+    heads += [f"{name} {of}" for name in others for of in ("domain", "less baseline", "general", "less baseline")]
+    found = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    groups: dict[str, list[Line]] = {}
+    for line in known:
+        for place in (line["domain"].split()[0] + " all", line["domain"]):
+            groups.setdefault(place, []).append(line)
+    for place, own in groups.items():
+        cells = [_seeds([line for line in own if line["seed"] is not None and line["method"] == spec.report.baseline])]
+        cells += [_mean(own, BASE, "general"), *(_mean(own, spec.report.baseline or "", of) for of in KINDS)]
+        for name in others:
+            cells += [cell for of in KINDS for cell in (_mean(own, name, of), _less(own, spec, name, of))]
+        found.append(f"| {' | '.join([*place.split(), *cells])} |")
+    return found
 
 
 def _settings(own: Sequence[Line]) -> str:
@@ -278,15 +185,6 @@ def stage_rows(spec: Spec, known: Sequence[Line]) -> list[str]:
     return found[:-1]
 
 
-def stages(known: Sequence[Line], names: Sequence[str], tasks: Sequence[str]) -> stats.Continual:
-    found = {p.benchmark: p.values for p in panels(known, names)}
-    rows = [
-        [np.broadcast_to(found[task][name].mean(1), found[task][names[0]].shape[:1]) for task in tasks]
-        for name in (BASE, *names)
-    ]
-    return stats.continual(np.moveaxis(np.array(rows), 2, 0))
-
-
 def _ends(low: float, high: float) -> str:
     return "" if math.isnan(low) else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
 
@@ -305,9 +203,3 @@ def pass_rows(known: Sequence[Line]) -> list[str]:
             cells.append(percent(_share(Contrast(mean.value, mean.low, mean.high, values.shape[1], len(own)))))
         found.append(f"| {method} | {' | '.join(cells)} |")
     return found
-
-
-def measured(known: Sequence[Line], method: str, pick: Any) -> list[float]:
-    """Of a method's lines, what `pick` finds in each, where it finds something."""
-    found = (pick(line) for line in known if line["method"] == method)
-    return [float(value) for value in found if value is not None]
