@@ -28,6 +28,7 @@ def checkpoints(store: Store, spec: Spec, notes: list[str]) -> tuple[Row | None,
         own = {cell["checkpoint"] for cell in store.cells(spec.point.id)}
         complete = [r for r in complete if r["role"] == "base" or r["method"] == ELSEWHERE or r["fingerprint"] in own]
     found: dict[str, list[Row]] = {}
+    lacking: dict[str, list[str]] = {}
     for name in spec.compared:
         by_seed = {row["seed"]: row for row in complete if row["role"] == "final" and row["name"] == name}
         if name in spec.checkpoints:
@@ -36,9 +37,10 @@ def checkpoints(store: Store, spec: Spec, notes: list[str]) -> tuple[Row | None,
             wanted = spec.train.seeds if spec.train else []
         rows = [by_seed[seed] for seed in wanted if seed in by_seed]
         if missing := [str(seed) for seed in wanted if seed not in by_seed]:
-            notes.append(f"{name} has no finished training with seed {', '.join(missing)}.")
+            lacking.setdefault(", ".join(missing), []).append(name)
         if rows:
             found[name] = rows
+    notes += [f"There is no finished training of {', '.join(n)} with seed {which}." for which, n in lacking.items()]
     bases = {row["fingerprint"]: row for row in complete if row["role"] == "base"}
     used = next((row["base"] for rows in found.values() for row in rows if row["base"] in bases), None)
     return bases.get(used) if used else next(iter(reversed(bases.values())), None), found

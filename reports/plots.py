@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports.blocks import Chart
-from reports.marks import color, dash, legend, logarithmic, marker, place_labels, shown, signed
-from reports.svg import INK, NARROW, PAPER, QUIET, SHADE, chart
+from reports.marks import color, crowded, dash, legend, logarithmic, marker, place_labels, shown, signed
+from reports.svg import INK, NARROW, PAPER, QUIET, SERIES, SHADE, chart
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,11 @@ def tradeoff(name: str, title: str, description: str, points: Sequence[Point], m
         signed(axes.xaxis)
         signed(axes.yaxis)
         labels = [(p.x.value, p.y.value, p.name) for p in points] + [(0.0, 0.0, "base")]
-        place_labels(figure, axes, labels, [seed for point in points for seed in point.seeds])
+        others = [seed for point in points for seed in point.seeds]
+        place_labels(figure, axes, labels, others, 10.5 if more else 12)
 
-    return chart(name, title, description, draw, (430, 360))
+    more = 12 * max(0, len(points) - len(SERIES))
+    return chart(name, title, description, draw, (430 + more, 360 + more))
 
 
 def _mark(axes: Any, x: Span, y: Span, series: int, size: float) -> None:
@@ -99,41 +101,53 @@ def dots(
     name: str, title: str, description: str, rows: Sequence[Dots], series: Mapping[str, int], margin: float
 ) -> Chart | None:
     """Change against the base per benchmark, one dot a method, with intervals; the margin band is shaded."""
-    height = 15 * len(series) + 16
+    height = 15 * len(series) + (34 if crowded(series) else 16)
     groups = 18 * len({row.group for row in rows})
     heights = (90 + height * len(rows) + groups, 105 + (height + 17) * len(rows) + groups)
 
     def draw(figure: Any, width: int) -> None:
-        axes, narrow = figure.subplots(), width <= NARROW
+        axes, named = figure.subplots(), crowded(series)
+        above = named or width <= NARROW
         axes.axvline(0, color=QUIET, linewidth=1)
         axes.axvspan(-margin, margin, color=SHADE, alpha=0.1, linewidth=0)
-        places = _places_of(rows)
+        places = _places_of(rows, 1.4 * _step(len(series), above) if above else 0.45)
         found: dict[int, list[tuple[Span, Span]]] = {}
         for row, place, opens in places:
-            _dot_row(axes, row, place, opens, len(series), narrow, found)
+            _dot_row(axes, row, place, opens, len(series), above, found)
         for number, pairs in found.items():
             marks(axes, [x for x, _ in pairs], [y for _, y in pairs], number, size=7)
-        axes.set_ylim(places[-1][1] + 0.6, -0.5)
-        axes.set_yticks([p for _, p, _ in places], ["" if narrow else shown(row.label, 24) for row, _, _ in places])
+        axes.set_ylim(places[-1][1] + (0.5 if named else 0.6), -0.5)
+        if named:
+            of = {number: shown(name, 24 if width > NARROW else 12) for name, number in series.items()}
+            ticks = [(y.value, of[number]) for number, pairs in found.items() for _, y in pairs]
+            axes.set_yticks(*zip(*ticks, strict=True), fontsize=10)
+        else:
+            axes.set_yticks([p for _, p, _ in places], ["" if above else shown(row.label, 24) for row, _, _ in places])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_xlabel("change against the base, points")
         signed(axes.xaxis)
-        legend(figure, series, width)
+        if not named:
+            legend(figure, series, width)
 
     return chart(name, title, description, draw, heights)
 
 
-def _places_of(rows: Sequence[Dots]) -> list[tuple[Dots, float, bool]]:
-    """Each row, where it stands, and whether it opens a group."""
+def _places_of(rows: Sequence[Dots], gap: float) -> list[tuple[Dots, float, bool]]:
+    """Each row, where it stands, and whether it opens a group; before a group is a gap, in heights of a row."""
     places, place = [], 0.0
     for number, row in enumerate(rows):
         opens = bool(row.group) and (number == 0 or rows[number - 1].group != row.group)
-        place += 0.45 if opens else 0.0
+        place += gap if opens else 0.0
         places.append((row, place, opens))
         place += 1
     return places
+
+
+def _step(count: int, above: bool) -> float:
+    """From dot to dot of one row, in heights of a row."""
+    return 1 / (count + (2.2 if above else 1.2))
 
 
 def _dot_row(
@@ -142,18 +156,19 @@ def _dot_row(
     place: float,
     opens: bool,
     count: int,
-    narrow: bool,
+    above: bool,
     found: dict[int, list[tuple[Span, Span]]],
 ) -> None:
-    """Where the dots of one benchmark stand, under each other, into `found` by series; on a phone its name stands
-    above them."""
+    """Where the dots of one benchmark stand, under each other, into `found` by series; its name may stand above
+    them."""
     across = axes.get_yaxis_transform()
+    step = _step(count, above)
+    first = place - step * (len(row.spans) - 1) / 2 + (step * 0.4 if above else 0)
     if opens:
-        axes.text(0, place - 0.62, row.group, transform=across, color=QUIET, fontsize=11)
-    if narrow:
-        axes.text(0, place - 0.36, shown(row.label, 40), transform=across, fontsize=11.5, va="center")
-    step = 1 / (count + (2.2 if narrow else 1.2))
-    first = place - step * (len(row.spans) - 1) / 2 + (step * 0.4 if narrow else 0)
+        head = first - 2.4 * step if above else place - 0.62
+        axes.text(0, head, row.group, transform=across, color=QUIET, fontsize=11)
+    if above:
+        axes.text(0, first - 1.1 * step, shown(row.label, 40), transform=across, fontsize=11.5, va="center")
     for number, (series, span) in enumerate(row.spans):
         if span.known:
             found.setdefault(series, []).append((span, Span(first + step * number)))

@@ -347,7 +347,7 @@ def test_methods_are_compared_on_the_seeds_that_all_have(toy: SimpleNamespace) -
     spec = toy.spec.model_copy(deep=True)
     spec.train.seeds = [0, 1, 2, 3]
     found = gather(toy.store, spec)
-    assert "raft has no finished training with seed 3." in found.notes
+    assert "There is no finished training of sft_raw, sft_close, raft with seed 3." in found.notes
     assert found.comparison.methods["raft"].n_seeds == 3
 
 
