@@ -4,6 +4,7 @@
     python -m tests.bench.lab_tables main [--minutes 60] [--domains clinic harbor] [--methods raft] [--seeds 0 1]
     python -m tests.bench.lab_tables main --show          # the table of what is there; runs nothing
     python -m tests.bench.lab_tables main --fill          # what the stores know and older lines lack; runs nothing
+    python -m tests.bench.lab_tables main --report        # of each domain's store, as one spec; trains nothing
 
 A finished piece is a line in tests/bench/results/tables/NAME.jsonl (tests/bench/table_lines.py), for each checkpoint
 one: its settings, what its training took, and which items of each benchmark it got right, so that the table can be made
@@ -31,6 +32,7 @@ import yaml
 from refinery.catalog import METHODS, module
 from refinery.records import digest
 from refinery.spec import Spec, load_spec
+from refinery.store import Store
 from tests.bench import table_lines, table_pages
 from tests.bench.table_lines import Line, read, write
 
@@ -56,8 +58,18 @@ def domains_of(table: str) -> list[str]:
     return [str(whole["source"].get("lab", table))]
 
 
-def point(whole: Mapping[str, Any], domain: str) -> list[str]:
-    """One point of the matrix, as a spec without one."""
+def named(table: str, domain: str) -> str:
+    return f"table_{table}_{domain.replace(' ', '_')}"
+
+
+def at(table: str, domain: str) -> list[str]:
+    """Overrides for another domain than the spec's own; a point of its matrix as a spec without one."""
+    whole = document(table)
+    if "matrix" not in whole:
+        if [domain] == (home := domains_of(table)):
+            return []
+        assert set(whole["evaluate"]["domain"]) == {f"lab_{home[0]}", f"lab_{home[0]}_unseen"}
+        return [f"source.lab={domain}", f"evaluate.domain=[lab_{domain},lab_{domain}_unseen]"]
     values = dict(zip(whole["matrix"], domain.split(), strict=True))
     source = whole["sources"][values.pop("source")]
     found = ["matrix=null", "sources=null", f"source={json.dumps(source)}"]
@@ -74,8 +86,7 @@ def overrides(table: str, domain: str, seed: int, method: str, chosen: Mapping[s
     methods = {name: {**each, **chosen} for name, each in train["methods"].items() if name in needed}
     steps, rewriters = parts(whole, methods)
     own = f"_{method}_{seed}" if whole.get("rewriters") else ""
-    place = domain.replace(" ", "_")
-    found = [f"name=table_{table}_{place}{own}", f"train.seeds=[{seed}]", "report.baseline=null"]
+    found = [f"name={named(table, domain)}{own}", f"train.seeds=[{seed}]", "report.baseline=null"]
     found += [f"train.data={data_of(whole, methods[method])}"]
     fields = {key for each in methods.values() for key in module(METHODS, each["method"]).Params.model_fields}
     defaults = {key: value for key, value in train.get("defaults", {}).items() if key in fields}
@@ -86,12 +97,7 @@ def overrides(table: str, domain: str, seed: int, method: str, chosen: Mapping[s
         found += [f"rewriters={json.dumps(rewriters)}", f"seed={seed}"]
     if chosen:
         found += ["train.tune={}"]
-    if "matrix" in whole:
-        return [*found, *point(whole, domain)]
-    if [domain] != (home := domains_of(table)):
-        assert set(whole["evaluate"]["domain"]) == {f"lab_{home[0]}", f"lab_{home[0]}_unseen"}
-        found += [f"source.lab={domain}", f"evaluate.domain=[lab_{domain},lab_{domain}_unseen]"]
-    return found
+    return found + at(table, domain)
 
 
 def spec_digest(table: str, method: str) -> str:
@@ -196,10 +202,33 @@ def fill(table: str) -> None:
     """Figures that a line lacks and that the store of its domain still holds."""
     known = read(table)
     for domain in dict.fromkeys(line["domain"] for line in known):
-        path = ROOT / spec_of(table, [f"name=table_{table}_{domain.replace(' ', '_')}"]).store_path
+        path = ROOT / spec_of(table, [f"name={named(table, domain)}"]).store_path
         if path.exists():
             own = [line for line in known if line["domain"] == domain and line["seed"] is not None]
             write(table, [table_lines.filled(line, path) for line in own])
+
+
+def together(table: str, domain: str) -> list[str]:
+    """Overrides that make one spec of the pieces whose checkpoints the domain's store still holds, each with the
+    settings that were chosen for it, on the seeds that all of them have."""
+    whole = document(table)
+    path = ROOT / spec_of(table, [f"name={named(table, domain)}"]).store_path
+    known = {row["fingerprint"] for row in Store(path, read_only=True).checkpoints() if row["status"] == "complete"}
+    lines = [line for line in read(table) if line["domain"] == domain and line["checkpoint"] in known]
+    methods, seeds = {}, []
+    for name, each in whole["train"]["methods"].items():
+        if own := [line for line in lines if line["method"] == name]:
+            methods[name] = {**each, **own[0]["chosen"]}
+            seeds.append({line["seed"] for line in own})
+    found = [f"name={named(table, domain)}", f"train.seeds={sorted(set.intersection(*seeds))}"]
+    found += [f"train.methods={json.dumps(methods)}", *(["train.tune={}"] if "tune" in whole["train"] else [])]
+    return found + at(table, domain)
+
+
+def report(table: str, domain: str) -> None:
+    """What stands is taken up, and its report is written beside the store."""
+    command = [sys.executable, "-m", "refinery", "run", f"specs/tables/{table}.yaml"]
+    subprocess.run([*command, *(word for item in together(table, domain) for word in ("--set", item))], cwd=ROOT)
 
 
 def main() -> None:
@@ -211,9 +240,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[])
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--fill", action="store_true")
+    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     if args.fill:
         fill(args.table)
+    elif args.report:
+        for domain in args.domains or domains_of(args.table):
+            report(args.table, domain)
     elif not args.show:
         work(args.table, args.domains or domains_of(args.table), args.methods, args.seeds, args.minutes)
     print(table_pages.page(args.table, spec_of(args.table), read(args.table)))
