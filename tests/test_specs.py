@@ -14,10 +14,12 @@ from refinery.diagnostics import all_families
 from refinery.diagnostics._judging import Sheet, differing
 from refinery.diagnostics._pairs import read_pairs
 from refinery.graph import run_graph
+from refinery.lab import items
 from refinery.ops import check_answer, fuse, rewrite, select, self_first, synthesize
 from refinery.spec import load_spec
 from refinery.spec_models import ModelSpec
 from refinery.store import Store
+from tests.bench import lab_data
 from tests.cli_tools import call
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +54,22 @@ def in_the_root(monkeypatch, tmp_path_factory):
     (data / "alpaca" / "alpaca_train.json").write_text(json.dumps([row]), "utf-8")
     monkeypatch.setenv("REFINERY_DATA", str(data))
     monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_no_ready_spec_trains_or_rehearses_on_what_it_is_judged_by(path: Path) -> None:
+    spec = load_spec(path)
+    names = [*spec.evaluate.domain, *spec.evaluate.general] if spec.evaluate else []
+    asked = {item["question"] for name in names if name.startswith("lab_") for item in items(name)}
+    for source in (spec.source, *spec.sources.values()):
+        if source and source.path and asked:
+            rows = [json.loads(line) for line in Path(source.path).read_text("utf-8").splitlines()]
+            assert not asked & {row.get("question") for row in rows}, source.path
+
+
+def test_general_prompts_are_the_long_tables_first_ones() -> None:
+    written = (ROOT / "specs" / "lab_general.jsonl").read_text("utf-8")
+    assert written == lab_data.text(lab_data.general()[:60])
 
 
 @pytest.fixture
