@@ -16,9 +16,10 @@ from refinery.errors import UserError
 from refinery.models import decoding
 from refinery.models.base import Sampling
 from refinery.records import digest
+from trainers.chunks import by_chunks
 from trainers.data import prompt_ids
+from trainers.head import Head
 from trainers.job import Run
-from trainers.losses import Head, by_chunks
 from trainers.targets import token_kl
 from trainers.teachers import causal_model, check_head
 

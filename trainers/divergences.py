@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from trainers.distill_params import Estimator, Kind, Support, Tail
+from trainers.head import Room
 
 
 @dataclass(frozen=True)
@@ -171,40 +172,95 @@ def _drawn(student: Tensor, teacher: Tensor, how: Divergence, seed: int) -> Toke
     return TokenDivergence(value, unknown, unknown)
 
 
+# ---- by hand
+
+
 def solvable(how: Divergence, words: int) -> bool:
-    """Whether `solved` knows this one: the sum over the whole vocabulary, at temperature 1, unclipped."""
-    whole = how.top_k is None or (how.top_k >= words and how.support != "random")
-    return whole and how.estimator != "sampled" and how.token_clip is None and how.temperature == 1.0
+    """Whether `solved` knows this one: at temperature 1, unclipped, a sum over the whole vocabulary or over a support
+    on which both are renormalised."""
+    if how.estimator == "sampled" or how.token_clip is not None or how.temperature != 1.0:
+        return False
+    return _whole(how, words) or (how.support != "random" and how.tail == "renorm")
 
 
-def solved(student: Tensor, teacher: Tensor, how: Divergence) -> tuple[Tensor, Tensor, Tensor]:
-    """D (N,), the student's entropy (N,), and the gradient of each D to its row of the student's logits (N, V), for
-    what is `solvable`. With u the part of D that changes with p, ∇D = p (u - Σ p u):
+def _whole(how: Divergence, words: int) -> bool:
+    return how.top_k is None or (how.top_k >= words and how.support != "random")
+
+
+class Solution(NamedTuple):
+    value: Tensor
+    """D (N,)."""
+    coverage: Tensor
+    student_coverage: Tensor
+    entropy: Tensor
+    """As in `TokenDivergence`."""
+    gradient: Tensor | tuple[Tensor, Tensor]
+    """Of each D to its row of the student's logits (N, V); or the places (N, K) where it is not 0, and what it is."""
+
+
+def solved(student: Tensor, teacher: Tensor, how: Divergence, room: Room) -> Solution:
+    """What is `solvable`, with its gradient. (N, V) tensors are what costs time and memory here: both logits are
+    written over, and what is of their size stands in `room`."""
+    if _whole(how, teacher.shape[-1]):
+        value, spread, gradient = _solved(_both(student, room, "p"), _both(teacher, room, "q"), how)
+        everything = torch.ones_like(value)
+        return Solution(value, everything, everything, spread, gradient)
+    assert how.top_k is not None
+    support = (teacher if how.support == "teacher" else student).topk(how.top_k, dim=-1).indices
+    p, q = softmax(student, room, "p"), softmax(teacher, room, "q")
+    masses = [each.gather(-1, support).sum(-1) for each in (p, q)]
+    spread = log_total(student, p)[:, 0] - dots(p, student)
+    ps, qs = (_both(each.gather(-1, support), Room(), "") for each in (student, teacher))
+    value, _, gradient = _solved(ps, qs, how)
+    return Solution(value, masses[1], masses[0], spread, (support, gradient))
+
+
+def _solved(ps: tuple[Tensor, Tensor], qs: tuple[Tensor, Tensor], how: Divergence) -> tuple[Tensor, Tensor, Tensor]:
+    """D (N,), the student's entropy (N,), and the gradient of each D to its row of the student's logits, from p, log p,
+    q and log q, which are written over. With u the part of D that changes with p, ∇D = p (u - Σ p u):
 
         forward  p - q      reverse  u = log(p/q)      jsd  u = (1-β) log(p/m)
-
-    Both logits are written over: (N, V) tensors are what costs time and memory here.
     """
-    p, log_p = _both(student)
-    q, log_q = _both(teacher)
-    entropy = -torch.einsum("nv,nv->n", p, log_p)
+    (p, log_p), (q, log_q) = ps, qs
+    spread = -dots(p, log_p)
     if how.kind == "forward":
-        value = torch.einsum("nv,nv->n", q, log_q.sub_(log_p))
-        return value, entropy, p.sub_(q)
+        return dots(q, log_q.sub_(log_p)), spread, p.sub_(q)
     rest: Tensor | float = 0.0
     if how.kind == "reverse":
         u = log_p.sub_(log_q)
     else:
         log_m = torch.lerp(p, q, how.beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()  # where m is 0, so are p and q
-        rest = how.beta * torch.einsum("nv,nv->n", q, log_q.sub_(log_m))
+        rest = how.beta * dots(q, log_q.sub_(log_m))
         u = log_p.sub_(log_m).mul_(1 - how.beta)
-    mean = torch.einsum("nv,nv->n", p, u)
-    return rest + mean, entropy, u.sub_(mean[:, None]).mul_(p)
+    mean = dots(p, u)
+    return rest + mean, spread, u.sub_(mean[:, None]).mul_(p)
 
 
-def _both(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, V) p and log p, the latter in the place of the logits, by one exponential a word: log Σ exp is the highest
-    logit less the log of its probability, which is never small."""
-    p = logits.softmax(-1)
-    highest, at = logits.max(-1, keepdim=True)
-    return p, logits.sub_(highest - p.gather(-1, at).log())
+def _both(logits: Tensor, room: Room, name: str) -> tuple[Tensor, Tensor]:
+    """(N, V) p and log p, the latter in the place of the logits."""
+    p = softmax(logits, room, name)
+    return p, logits.sub_(log_total(logits, p))
+
+
+def softmax(logits: Tensor, room: Room, name: str) -> Tensor:
+    return torch.softmax(logits, -1, out=room(name, len(logits), logits.shape[-1], logits))
+
+
+def log_total(logits: Tensor, p: Tensor) -> Tensor:
+    """(N, 1) log Σ exp, without a second exponential a word: the highest logit less the log of its probability, which
+    is never small."""
+    return logits.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()
+
+
+def entropy(logits: Tensor, factor: float, room: Room) -> Tensor:
+    """(N,) -Σ p log p of the logits times `factor`, in nats."""
+    scaled = torch.mul(logits, factor, out=room("q", len(logits), logits.shape[-1], logits))
+    p = softmax(scaled, room, "p")
+    return log_total(scaled, p)[:, 0] - dots(p, scaled)
+
+
+def dots(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) Σ_v a_nv b_nv. On a CPU row by row: the product of two batches of one row each takes three times as long."""
+    if a.is_cuda or len(a) == 0 or a.shape[-1] < 10_000:
+        return torch.einsum("nv,nv->n", a, b)
+    return torch.stack([torch.dot(x, y) for x, y in zip(a, b, strict=True)])

@@ -9,9 +9,9 @@ from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 from trl.models.utils import _ForwardRedirection
 
+from trainers.head import Head
 from trainers.job import Run
 from trainers.loop import Loop
-from trainers.losses import Head
 from trainers.teachers import causal_model, head_of
 
 

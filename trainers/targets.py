@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainers.losses import Head, by_chunks
+from trainers.chunks import by_chunks
+from trainers.head import Head
 
 
 def gem_loss(logits: Tensor, targets: Tensor, beta: float) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 
 from refinery.errors import UserError
 from trainers.ema import WeightAverage
+from trainers.head import Head
 from trainers.job import Run
-from trainers.losses import Head
 
 
 class Teacher:

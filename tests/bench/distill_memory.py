@@ -31,7 +31,8 @@ def measure(case: str) -> None:
     import torch
 
     from trainers.divergences import Divergence
-    from trainers.losses import Head, distillation
+    from trainers.head import Head
+    from trainers.losses import distillation
 
     torch.manual_seed(0)
     weights = [torch.randn(VOCABULARY, HIDDEN).mul_(0.05) for _ in range(2)]

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainers.divergences import Divergence, divergence, solved
-from trainers.losses import Head, distillation, reward_to_go
+from trainers.divergences import Divergence, divergence, dots, solved
+from trainers.head import Head, Room
+from trainers.losses import distillation, reward_to_go
 
 ROWS, WORDS = 12, 17
 KINDS = ["forward", "reverse", "jsd"]
@@ -205,7 +206,7 @@ def test_the_same_seed_draws_the_same_words() -> None:
 ])  # fmt: skip
 def test_chunks_equal_one_piece(how: Divergence, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients included, and a row's place among the others does not matter."""
-    monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 5)
+    monkeypatch.setattr("trainers.chunks.rows_per_chunk", lambda vocabulary, cuda: 5)
     hidden, weight = torch.randn(ROWS, 6).requires_grad_(), torch.randn(WORDS, 6).requires_grad_()
     other, other_weight, tokens = torch.randn(ROWS, 7), torch.randn(WORDS, 7), torch.arange(ROWS)
     chunked = distillation(hidden, Head(weight), other, Head(other_weight), how, tokens).value
@@ -229,12 +230,12 @@ def test_no_more_than_a_chunk_is_ever_projected(
     seen: list[int] = []
     real = Head.project
 
-    def noting(head: Head, hidden: torch.Tensor) -> Any:
+    def noting(head: Head, hidden: torch.Tensor, *room: Any) -> Any:
         seen.append(len(hidden))
-        return real(head, hidden)
+        return real(head, hidden, *room)
 
     monkeypatch.setattr(Head, "project", noting)
-    monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 5)
+    monkeypatch.setattr("trainers.chunks.rows_per_chunk", lambda vocabulary, cuda: 5)
     hidden, weight = torch.randn(23, 6).requires_grad_(), torch.randn(WORDS, 6).requires_grad_(trained)
     scales = torch.ones(23) if promised else None
     value = distillation(hidden, Head(weight), torch.randn(23, 6), Head(weight), how, None, scales).value
@@ -250,24 +251,76 @@ def test_gradients_by_hand_are_those_of_autograd(kind: Any) -> None:
         teacher = (spread * logits(2)).double()
         expected = divergence(student, teacher, how).value
         [slope] = torch.autograd.grad(expected.sum(), student)
-        value, entropy, gradient = solved(student.detach().clone(), teacher.clone(), how)
+        value, _, _, entropy, gradient = solved(student.detach().clone(), teacher.clone(), how, Room())
         log_p = student.detach().log_softmax(-1)
         assert torch.allclose(value, expected, rtol=1e-9, atol=1e-12)
         assert torch.allclose(gradient, slope, rtol=1e-9, atol=1e-12)
         assert torch.allclose(entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("support", ["teacher", "student"])
+def test_gradients_by_hand_on_a_support_are_those_of_autograd(kind: Any, support: Any) -> None:
+    for spread in (0.5, 5.0, 300.0):
+        how = Divergence(kind, beta=0.3, top_k=7, support=support)
+        student, teacher = (spread * logits(1)).double().requires_grad_(), (spread * logits(2)).double()
+        expected = divergence(student, teacher, how)
+        [slope] = torch.autograd.grad(expected.value.sum(), student)
+        *found, entropy, (places, values) = solved(student.detach().clone(), teacher.clone(), how, Room())
+        for one, other in zip(found, expected[:3], strict=True):
+            assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(torch.zeros_like(slope).scatter(-1, places, values), slope, rtol=1e-9, atol=1e-12)
+        log_p = student.detach().log_softmax(-1)
+        assert torch.allclose(entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.0])
+@pytest.mark.parametrize("how", [
+    Divergence(),
+    Divergence("jsd", temperature=1.5),
+    Divergence(top_k=4, temperature=1.5),  # 4 x 6 of the head's 40 rows are fewer than all; 8 x 6 are not
+    Divergence("reverse", top_k=8, support="student"),
+])  # fmt: skip
+def test_a_pass_by_hand_equals_autograd(how: Divergence, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the head is frozen, or alone has a gradient, and room is used again by a shorter last chunk."""
+    monkeypatch.setattr("trainers.chunks.rows_per_chunk", lambda vocabulary, cuda: 7)
+    torch.manual_seed(0)
+    leaves = [torch.randn(*shape) for shape in ((ROWS, 6), (WORDS, 6), (WORDS,))]
+    other, teacher, scales = torch.randn(ROWS, 7), Head(torch.randn(WORDS, 7)), torch.linspace(0, 2, ROWS)
+    for trained in ((0, 1, 2), (0,), (1,)):
+        for leaf in leaves:
+            leaf.requires_grad_(False)
+        own = [leaves[i].requires_grad_() for i in trained]
+        head, found = Head(leaves[1], leaves[2], scale), []
+        for by_hand in (True, False):
+            with monkeypatch.context() as patched:
+                if not by_hand:
+                    patched.setattr("trainers.losses.solvable", lambda how, words: False)
+                one = distillation(leaves[0], head, other, teacher, how, None, scales)
+            found.append([*one, *torch.autograd.grad((one.value * scales).sum(), own)])
+        assert all(torch.allclose(a, b, atol=2e-6) for a, b in zip(*found, strict=True))
+
+
+def test_products_of_rows_are_the_same_however_they_are_taken() -> None:
+    for words in (50, 20_000):
+        a, b = torch.randn(3, words), torch.randn(3, words)
+        assert torch.allclose(dots(a, b).double(), (a.double() * b.double()).sum(-1), rtol=1e-4, atol=1e-4)
+        assert dots(a[:0], b[:0]).shape == (0,)
+
+
 @pytest.mark.parametrize("how", [
     Divergence(),
     Divergence("reverse", temperature=1.5),
     Divergence("jsd", beta=0.3),
+    Divergence(top_k=4, temperature=1.5),
+    Divergence("reverse", top_k=8, support="student"),
     Divergence("reverse", top_k=5, support="student", tail="bucket", temperature=1.5),
     Divergence("reverse", estimator="sampled"),
 ])  # fmt: skip
 @pytest.mark.parametrize("cap", [None, 4.0])
 def test_one_pass_equals_two(how: Divergence, cap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients of hidden states, head and bias, where the loss is c times what was promised."""
-    monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 5)
+    monkeypatch.setattr("trainers.chunks.rows_per_chunk", lambda vocabulary, cuda: 5)
     torch.manual_seed(0)
     leaves = [torch.randn(*shape).requires_grad_() for shape in ((ROWS, 6), (WORDS, 6), (WORDS,))]
     head, teacher = Head(leaves[1], leaves[2], 0.7, cap), Head(torch.randn(WORDS, 7))
@@ -288,7 +341,7 @@ def test_a_broken_promise_is_noticed() -> None:
 
 def test_draws_are_the_same_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient is that of the words that were drawn: it agrees with finite differences under one seed."""
-    monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 5)
+    monkeypatch.setattr("trainers.chunks.rows_per_chunk", lambda vocabulary, cuda: 5)
     hidden, weight = torch.randn(ROWS, 6, dtype=torch.float64), torch.randn(WORDS, 6, dtype=torch.float64)
     other, how = torch.randn(ROWS, 6, dtype=torch.float64), Divergence("forward", top_k=3, support="random")
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from trainers.balance import LARGE, Balancer
 from trainers.divergences import Divergence, TokenDivergence, divergence
-from trainers.losses import Head, cross_entropy, distillation, sample_means
+from trainers.head import Head
+from trainers.losses import cross_entropy, distillation, sample_means
 
 WORDS, ROWS = 40, 50
 
@@ -125,7 +126,7 @@ def states(seed: int, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("tail", ["renorm", "bucket", "full"])
 @pytest.mark.parametrize("softcap", [None, 5.0])
 def test_chunks_equal_one_piece(tail: str, softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 8)
+    monkeypatch.setattr("trainers.chunks.rows_per_chunk", lambda vocabulary, cuda: 8)
     hidden, weight, bias = (
         states(s, *shape).requires_grad_() for s, shape in ((1, (ROWS, 6)), (2, (WORDS, 6)), (3, (WORDS,)))
     )
@@ -147,7 +148,7 @@ def test_chunks_equal_one_piece(tail: str, softcap: float | None, monkeypatch: p
 
 
 def test_cross_entropy_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainers.losses.rows_per_chunk", lambda vocabulary, cuda: 8)
+    monkeypatch.setattr("trainers.chunks.rows_per_chunk", lambda vocabulary, cuda: 8)
     hidden, weight = states(6, ROWS, 6).requires_grad_(), states(7, WORDS, 6).requires_grad_()
     targets = torch.arange(ROWS) % WORDS
     got = cross_entropy(hidden, Head(weight), targets)

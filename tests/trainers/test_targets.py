@@ -13,7 +13,7 @@ from tests.tiny import tiny_model
 from tests.trainers.conftest import JobMaker, weights
 from tests.trainers.test_train import Killed, killer
 from trainers.data import order, prepare
-from trainers.losses import Head
+from trainers.head import Head
 from trainers.targets import gem, gem_loss, token_kl
 from trainers.train import train
 
