@@ -125,7 +125,7 @@ def preview(spec: Spec, choice: Choice, progress: Callable[[StepProgress], None]
     real = Store(spec.store_path)
     with tempfile.TemporaryDirectory(prefix="refinery-preview-") as folder:
         store = _Sampled(Path(folder) / "preview.duckdb", real, choice)
-        elsewhere = spec.model_copy(update={"store": str(store.path)})
+        elsewhere = spec.model_copy(update={"store": str(store.path), "graph": _few(spec, choice.n)})
         elsewhere._home = spec.store_path.parent
         results = run_graph(elsewhere, store, progress=progress, writes=False)
         rows = _rows(spec, store)
@@ -136,8 +136,21 @@ def preview(spec: Spec, choice: Choice, progress: Callable[[StepProgress], None]
         cached=sum(each.cached for each in usage),
         failed=sum(each.failed for each in usage),
         tokens=sum(each.prompt_tokens + each.completion_tokens for each in usage),
-        notes=_notes(spec, results),
+        notes=_notes(spec, results, choice.n),
     )
+
+
+def _few(spec: Spec, n: int) -> dict[str, Any]:
+    """The graph, making no more rows than are looked at, and content with as few as there are."""
+    found: dict[str, Any] = {}
+    for name, step in spec.graph.items():
+        params: Any = step.params
+        change: dict[str, Any] = {"n": min(n, params.n)} if step.op == "synthesize" else {}
+        if step.op == "mix" and params.short == "refuse":
+            change = {"short": "take_all"}
+        params = params.model_copy(update=change)
+        found[name] = step.model_copy(update={"params": params}) if change else step
+    return found
 
 
 def _rows(spec: Spec, store: Store) -> list[list[Shown]]:
@@ -150,16 +163,19 @@ def _rows(spec: Spec, store: Store) -> list[list[Shown]]:
     return [way for way in ways if any(row.op != SOURCE or row.step == SOURCE for row in way)]
 
 
-def _notes(spec: Spec, results: Mapping[str, StepResult]) -> list[str]:
+def _notes(spec: Spec, results: Mapping[str, StepResult], n: int) -> list[str]:
     """What a few rows cannot show."""
-    whole = []
+    whole, notes = [], []
     for name, step in spec.graph.items():
         module: Any = catalog.module(catalog.OPS, step.op)
         needs_all = getattr(module, "needs_all", None)
+        if step.op == "synthesize" and (wanted := getattr(step.params, "n", 0)) > n:
+            notes.append(f"{name} makes {wanted:,} rows in a run, and was asked for {n}")
         if hasattr(module, "apply_all") or (needs_all and needs_all(step.params)):
             whole.append(name)
     if not whole:
-        return []
+        return notes
     verb = "decides" if len(whole) == 1 else "decide"
     count = results[SOURCE].rows
-    return [f"{', '.join(whole)} {verb} over all rows at once, and saw only {'this one' if count == 1 else 'these'}"]
+    seen = "this one" if count == 1 else "these"
+    return [*notes, f"{', '.join(whole)} {verb} over all rows at once, and saw only {seen}"]

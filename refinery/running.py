@@ -124,7 +124,7 @@ class Runner:
                 self.store.name_step(step.name, step.fingerprint)
         self.before = self._counts()
         if runs:
-            window = max(WINDOW, *(4 * self.spec.models[name].concurrency for name in step.models), 0)
+            window = max(WINDOW, *(4 * self.spec.models[name].at_once for name in step.models), 0)
             self.ctx = Context(step.name, self.spec.seed, self.services, window)
             self.state = StepProgress(step.name, step.op, total)
             if step.is_table:

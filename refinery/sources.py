@@ -145,7 +145,9 @@ def reading_key(source: SourceSpec) -> str | None:
     if source.hub is not None or any(not Path(file).is_file() for file in files):
         return None
     found = [_file_digest(Path(file)) for file in files]
-    return digest({"version": VERSION, "files": found, "settings": source.model_dump(mode="json")})
+    return digest(
+        {"version": [VERSION, 2] if source.sql else VERSION, "files": found, "settings": source.model_dump(mode="json")}
+    )
 
 
 def _file_digest(path: Path) -> str:

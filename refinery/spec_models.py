@@ -119,6 +119,11 @@ class ModelSpec(Section):
         return [*([self.base_url] if self.base_url else []), *self.base_urls]
 
     @property
+    def at_once(self) -> int:
+        """Requests in flight at all of its servers together."""
+        return self.concurrency * max(1, len(self.urls))
+
+    @property
     def scores_text(self) -> bool:
         """Whether it gives likelihoods. vLLM 0.31 breaks off when it scores a prompt with an adapter."""
         if self.backend == "vllm":

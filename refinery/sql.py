@@ -15,13 +15,16 @@ import duckdb
 
 from refinery.errors import UserError
 
+_AS_WRITTEN = "maximum_object_size=268435456, dateformat='\x01', timestampformat='\x01'"
 READERS = {
-    ".jsonl": "read_json(?, format='newline_delimited', maximum_object_size=268435456)",
-    ".json": "read_json(?, format='array', maximum_object_size=268435456)",
-    ".csv": "read_csv(?, header=true)",
-    ".tsv": "read_csv(?, header=true, delim='\\t')",
+    ".jsonl": f"read_json(?, format='newline_delimited', {_AS_WRITTEN})",
+    ".json": f"read_json(?, format='array', {_AS_WRITTEN})",
+    ".csv": "read_csv(?, header=true, all_varchar=true)",
+    ".tsv": "read_csv(?, header=true, all_varchar=true, delim='\\t')",
     ".parquet": "read_parquet(?)",
 }
+"""Texts stay texts, as where a file is read without SQL: 01/05/2024 and 007 may be answers. No date is written in a
+format of one control character, so none is found."""
 LOCKS = (
     "SET autoinstall_known_extensions = false",
     "SET autoload_known_extensions = false",
@@ -98,6 +101,8 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> Non
             raise UserError(f"sql: table {name}: {table} is none of {', '.join(READERS)}")
         try:
             connection.execute(f"CREATE TABLE {target} AS SELECT * FROM {reader}", [str(table)])
+            if table.suffix.lower() in (".csv", ".tsv"):
+                _read_numbers(connection, target)
         except duckdb.Error as error:
             raise UserError(f"sql: table {name}: {_plainly(error)}") from None
         return
@@ -105,7 +110,7 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> Non
         file = Path(folder) / "rows.jsonl"
         rows = table.rows if isinstance(table, Rows) else table
         with file.open("w", encoding="utf-8") as written:
-            written.writelines(json.dumps(dict(row)) + "\n" for row in rows)
+            written.writelines(json.dumps({name: row[name] for name in row if name}) + "\n" for row in rows)
         if not isinstance(table, Rows):
             _load(connection, name, file)
             return
@@ -115,9 +120,21 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, table: Table) -> Non
             raise UserError(f"sql: table {name}: {_plainly(error)}") from None
 
 
+def _read_numbers(connection: duckdb.DuckDBPyConnection, target: str) -> None:
+    """Makes numbers of the columns whose every text is a number as it would be written again."""
+    for name, *_ in connection.execute(f"DESCRIBE {target}").fetchall():
+        column = '"' + name.replace('"', '""') + '"'
+        for kind in ("BIGINT", "DOUBLE"):
+            same = f"coalesce(CAST(TRY_CAST({column} AS {kind}) AS VARCHAR) = {column}, {column} IS NULL)"
+            if connection.execute(f"SELECT coalesce(bool_and({same}), false) FROM {target}").fetchall()[0][0]:
+                connection.execute(f"ALTER TABLE {target} ALTER {column} TYPE {kind}")
+                break
+
+
 def _typed(types: Mapping[str, str]) -> str:
-    """read_json for a file whose columns are of these types."""
-    columns = ", ".join(f"{_quoted(name)}: {_quoted(kind)}" for name, kind in types.items())
+    """read_json for a file whose columns are of these types; one without a name (an index that pandas wrote) stays
+    behind, as SQL could not name it."""
+    columns = ", ".join(f"{_quoted(name)}: {_quoted(kind)}" for name, kind in types.items() if name)
     return f"read_json(?, format='newline_delimited', maximum_object_size={MAX_OBJECT}, columns={{{columns}}})"
 
 
@@ -136,10 +153,11 @@ def write_parquet(rows: Path, target: Path, types: Mapping[str, str]) -> None:
 
 
 def _rows(connection: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
-    names = [column[0] for column in connection.description or ()]
+    columns = [(column[0], str(column[1]) == "JSON") for column in connection.description or ()]
     while batch := connection.fetchmany(BATCH):
         for row in batch:
-            yield dict(zip(names, row, strict=True))
+            pairs = zip(columns, row, strict=True)
+            yield {name: json.loads(value) if decode and value else value for (name, decode), value in pairs}
 
 
 def _plainly(error: duckdb.Error) -> str:

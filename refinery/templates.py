@@ -15,8 +15,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from refinery.errors import RowError, UserError
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A key before a method of the same name: a column `values` is what its row holds."""
+        return obj[attribute] if isinstance(obj, dict) and attribute in obj else super().getattr(obj, attribute)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    env = ImmutableSandboxedEnvironment(
+    env = _Environment(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

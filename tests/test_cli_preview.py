@@ -120,6 +120,32 @@ graph:
     assert copy["id"] in made and len(made) == 19
 
 
+def test_steps_that_make_rows_make_no_more_than_are_looked_at(folder, server):
+    spec = """
+models: {{self: {{backend: openai, model: writer, base_url: "{url}"}}}}
+source: {{path: rows.jsonl, split: {{train: 1.0, validation: 0, test: 0}}}}
+graph:
+  more: {{op: synthesize, from: source, kind: rehearsal, n: 500, clusters: 1}}
+"""
+    project(folder, server.url, spec=spec)
+    done, requests = asked(server, "preview", "spec.yaml", "-n", "2", "--json")
+    assert done.code == 0 and requests < 40
+    assert "more makes 500 rows in a run, and was asked for 2" in done.json["notes"]
+
+
+def test_a_mix_that_a_run_could_fill_takes_what_there_is(folder, server):
+    spec = """
+models: {{self: {{backend: openai, model: writer, base_url: "{url}"}}}}
+source: {{path: rows.jsonl, split: {{train: 1.0, validation: 0, test: 0}}}}
+sources:
+  replay: {{path: rows.jsonl, split: {{train: 1.0, validation: 0, test: 0}}}}
+graph:
+  mixed: {{op: mix, from: [source, replay], share: 0.6}}
+"""
+    project(folder, server.url, spec=spec)
+    assert call("preview", "spec.yaml", "-n", "3").code == 0
+
+
 def test_it_fits_a_narrow_terminal(folder, server):
     project(folder, server.url)
     done = call("preview", "spec.yaml", "-n", "3")

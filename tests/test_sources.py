@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from refinery import sources
+from refinery import readers, sources
 from refinery.errors import UserError
 from refinery.records import Example, Outcome
 from refinery.spec_models import HubSource, SourceSpec, SplitSpec
@@ -121,6 +121,14 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
         {"sql": {"query": "SELECT * FROM t ORDER BY ALL", "tables": {"t": str(tmp_path / "d.csv")}}}
     )
     assert {e.id for e in examples(sources.read_source(query))} == {e.id for e in expected}
+
+
+def test_a_first_row_longer_than_what_is_looked_at(tmp_path: Path) -> None:
+    """Its columns are then not known beforehand, and it is read all the same."""
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps([{"question": "q" * (readers.HEAD + 1), "answer": "a"}]))
+    assert readers.columns(path) == []
+    assert [len(raw.values["question"]) for raw in readers.read_path(path)] == [readers.HEAD + 1]
 
 
 def test_csv_cells_may_hold_line_breaks(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from refinery import sql
 from refinery.errors import UserError
+from refinery.readers import read_path
 
 ROWS = [{"q": "a?", "a": "x", "n": 1}, {"q": "b?", "a": "y", "n": 2}]
 
@@ -31,6 +32,35 @@ def test_rows_at_hand_join_a_file(folder: Path) -> None:
     query = "SELECT q, extra FROM t JOIN u USING (n) ORDER BY n"
     found = sql.query(query, {"t": folder / "rows.jsonl", "u": [{"n": 1, "extra": {"k": ["v"]}}]})
     assert found == [{"q": "a?", "extra": {"k": ["v"]}}]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv"])
+def test_texts_stay_texts(tmp_path: Path, kind: str) -> None:
+    """As they are where the same file is read without SQL."""
+    rows = [
+        {"a": "01/05/2024", "b": "2024-01-05 10:00:00", "c": "007"},
+        {"a": "02/05/2024", "b": "2024-01-05", "c": "7"},
+    ]
+    separator = "," if kind == "csv" else "\t"
+    text = {
+        "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "json": json.dumps(rows),
+    }.get(kind) or "\n".join(separator.join(each) for each in (rows[0], *(row.values() for row in rows))) + "\n"
+    file = tmp_path / f"rows.{kind}"
+    file.write_text(text)
+    assert sql.query("SELECT * FROM t ORDER BY a", {"t": file}) == rows
+    assert [raw.values for raw in read_path(file)] == rows
+
+
+def test_a_column_of_numbers_and_texts_keeps_both(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"n": 1, "a": 7}\n{"n": 2, "a": "007"}\n{"n": 3, "a": null}\n')
+    assert [row["a"] for row in sql.query("SELECT a FROM t ORDER BY n", {"t": file})] == [7, "007", None]
+
+
+def test_a_column_without_a_name_stays_behind() -> None:
+    rows = sql.Rows([{"": 0, "q": "a?"}, {"": 1, "q": "b?"}], {"": "BIGINT", "q": "VARCHAR"})
+    assert sql.query("SELECT * FROM t ORDER BY q", {"t": rows}) == [{"q": "a?"}, {"q": "b?"}]
 
 
 def test_parquet_round_trip(tmp_path: Path) -> None:

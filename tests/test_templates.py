@@ -15,10 +15,12 @@ from refinery.errors import RowError, UserError
         ("a\n{% if a %}\nb\n{% endif %}\nc\n", "a\nb\nc"),
         ("{% for x in list %}{{ x }};{% endfor %}", "p;q;"),
         ("{{ text }}", "{{ a }} <b> ${HOME}"),
+        ("{{ of.values.items }} {{ of.copy }} {{ of.keys() | list | length }}", "one two 2"),
     ],
 )
 def test_renders(template: str, text: str) -> None:
     fields = {"a": 1, "b": {"c": "two"}, "nothing": None, "list": ["p", "q"], "text": "{{ a }} <b> ${HOME}"}
+    fields["of"] = {"values": {"items": "one"}, "copy": "two"}
     assert templates.render(template, fields) == text
 
 

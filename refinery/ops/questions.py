@@ -136,14 +136,16 @@ def _outcomes(table: Table, results: list[_Found | RowError], params: Params) ->
 
 def _made(article: Example, found: _Found, params: Params) -> Iterator[Outcome]:
     earlier: list[set[str]] = []
+    said: set[tuple[str, str, str]] = set()
     for kind, question, answer in found.pairs:
         words = set(re.findall(r"\w+", question.casefold()))
         overlap = max((_jaccard(words, each) for each in earlier), default=0.0)
-        if overlap > params.max_overlap:
+        if overlap > params.max_overlap or (kind, question, answer) in said:
             found.tally[kind]["repeated"] += 1
             found.tally[kind]["pairs"] -= 1
             continue
         earlier.append(words)
+        said.add((kind, question, answer))
         row = Example(
             id=derived_id("questions", article.id, kind, question, answer),
             prompt=[{"role": "user", "content": question}],

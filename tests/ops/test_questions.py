@@ -185,3 +185,16 @@ def test_json_is_read_strictly(text, pairs):
 def test_requests():
     assert questions.requests(questions.Params()) == 4
     assert questions.requests(questions.Params(kinds=["direct"], form="lines")) == 1
+
+
+def test_a_pair_that_comes_twice_is_one_row_even_where_everything_may_overlap():
+    pair = ("Who is it?", "Anna")
+    (article, first, second) = apply(
+        questions,
+        Rows("texts", [example("a", answer="Anna is here. Anna is there.")]),
+        ctx=Answering(lambda _: as_json(pair, pair, ("Who is it?", "Anna of course"))),
+        kinds=["direct"],
+        max_overlap=1,
+    )
+    assert [row.example.answer for row in (first, second)] == ["Anna", "Anna of course"]
+    assert article.scores["kinds"]["direct"]["repeated"] == 1
