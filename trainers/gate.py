@@ -148,7 +148,7 @@ def _cut(answers: Sequence[list[int]], end: int) -> float:
 
 
 def _divergences(
-    model: Any, prompts: list[list[int]], conditioned: list[list[int]], rollouts: list[list[int]], pad: int
+    model: Any, prompts: list[list[int]], conditioned: list[list[int]], rollouts: list[list[int]], pad: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each rollout, Σ_t KL(with context || without) and its tokens."""
     import torch

@@ -1,5 +1,7 @@
 """The gate before methods with a conditioned teacher: its figures against plain forward passes, and what it says."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,17 @@ def test_the_divergence_is_that_of_plain_forward_passes(job: JobMaker, monkeypat
     assert said[0] == greedy.tolist()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model())
     assert rows["lift"]["detail"]["first_teacher"] == tokenizer.decode(greedy, skip_special_tokens=True).strip()
+
+
+def test_a_tokenizer_without_a_pad_token_gives_the_same_figures(job: JobMaker, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model(), tmp_path / "bare")
+    told = tmp_path / "bare" / "tokenizer_config.json"
+    config = json.loads(told.read_text())
+    del config["pad_token"]
+    told.write_text(json.dumps(config))
+    assert AutoTokenizer.from_pretrained(tmp_path / "bare").pad_token_id is None
+    padded = gate.measure(Question(job("raft"), SMALL, SelectSpec()))
+    assert gate.measure(Question(job("raft", _model=str(tmp_path / "bare")), SMALL, SelectSpec())) == padded
 
 
 def lab_job(job: JobMaker, prompt: str, **more: Any) -> Any:
