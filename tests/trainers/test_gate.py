@@ -143,3 +143,9 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
         assert held / 1500 > 0.93
     assert paired_difference(np.ones(64, dtype=bool), np.zeros(64, dtype=bool))[1][0] < 1.0  # type: ignore[operator]
     assert paired_difference(np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)) == (None, (None, None))
+
+
+def test_a_row_too_long_for_the_teacher_is_not_asked(job: JobMaker, examples: list[Example]) -> None:
+    rows = [*examples[:4], replace(examples[4], response="the answer is one", answer="one " * 600)]
+    question = Question(job("raft", teacher_prompt="{{ answer }} {{ question }}", _examples=rows), SMALL, SelectSpec())
+    assert by_name(gate.measure(question))["lift"]["n"] == 4
