@@ -75,7 +75,7 @@ def penalised(model: Any) -> dict[str, Tensor]:
 
 
 def fisher(
-    model: Any, weights: Mapping[str, Tensor], pairs: Sequence[tuple[list[int], list[int]]], pad: int
+    model: Any, weights: Mapping[str, Tensor], pairs: Sequence[tuple[list[int], list[int]]], pad: int | None
 ) -> dict[str, Tensor]:
     """The diagonal of the Fisher information: each weight's mean squared gradient of log p(answer | prompt) over
     `pairs`, the answers being the model's own samples; then divided so that its mean over all weights is 1.

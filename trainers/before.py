@@ -112,11 +112,12 @@ def general_prompts(run: Run, count: int) -> list[list[int]]:
     return prompt_ids(examples[:count], run.tokenizer, max_length=run.job.params.max_length)
 
 
-def states(model: Any, pairs: Sequence[Pair], pad: int) -> tuple[Tensor, Tensor]:
-    """(N, H) hidden states that predict the answers' tokens, and those tokens (N,), answer after answer."""
+def states(model: Any, pairs: Sequence[Pair], pad: int | None) -> tuple[Tensor, Tensor]:
+    """(N, H) hidden states that predict the answers' tokens, and those tokens (N,), answer after answer. Padding is
+    masked, so any token serves where the tokenizer has none for it."""
     width = max(len(prompt) + len(answer) for prompt, answer in pairs)
     device = next(model.parameters()).device
-    ids = torch.tensor([[*p, *a, *([pad] * (width - len(p) - len(a)))] for p, a in pairs], device=device)
+    ids = torch.tensor([[*p, *a, *([pad or 0] * (width - len(p) - len(a)))] for p, a in pairs], device=device)
     ends = torch.tensor([len(prompt) + len(answer) for prompt, answer in pairs], device=device)[:, None]
     starts = torch.tensor([len(prompt) for prompt, _ in pairs], device=device)[:, None]
     place = torch.arange(width, device=device)[None]

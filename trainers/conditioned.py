@@ -2,7 +2,9 @@
 `build` from here; torch is imported when training begins."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from refinery import templates
@@ -13,18 +15,43 @@ from trainers.distill_params import BalancedParams, DistillParams
 from trainers.job import Run, TrainJob
 
 
-def prepare(job: TrainJob, tokenizer: Any) -> data.Prepared:
-    """Rows with the teacher's prompt. They need a response only where something is made of it."""
+def prepare(job: TrainJob, tokenizer: Any, some: Sequence[Example] | None = None) -> data.Prepared:
+    """Rows with the teacher's prompt, of all examples or of `some`. They need a response only where something is made
+    of it."""
     params: Any = job.params
     shown = shuffled(job.examples, job.seed) if params.teacher_shuffle else None
-    return data.prepare(
-        job.examples,
+    found = data.prepare(
+        job.examples if some is None else some,
         tokenizer,
         max_length=params.max_length,
         teacher_prompt=params.teacher_prompt,
         shown=shown,
         answered=needs_responses(params),
     )
+    return _fitting(found, job) if params.teacher_prompt else found
+
+
+def _fitting(prepared: data.Prepared, job: TrainJob) -> data.Prepared:
+    """Without the rows whose teacher prompt leaves no room for their own answer, or for a whole rollout where that is
+    shorter. UserError where none is left."""
+    from transformers import AutoConfig
+
+    from refinery.models.weights import resolve
+
+    options = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
+    config = AutoConfig.from_pretrained(resolve(job.origin or job.model), **options)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return prepared
+    wanted: int = job.params.max_completion_length  # type: ignore[attr-defined]
+    rows = [r for r in prepared.rows if len(r.teacher_prompt) + min(wanted, len(r.answer)) <= context]
+    if not rows:
+        raise UserError(
+            f"{job.name}: the context of {context} tokens leaves no row's answer room after its teacher prompt; "
+            "shorten teacher_prompt"
+        )
+    long = Counter(teacher_too_long=len(prepared.rows) - len(rows))
+    return replace(prepared, rows=rows, dropped=prepared.dropped + long)
 
 
 def needs_responses(params: DistillParams) -> bool:

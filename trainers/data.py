@@ -38,7 +38,8 @@ class Row:
 class Prepared:
     rows: list[Row]
     dropped: Counter[str]
-    """Rows left out, by reason: too_long, empty_response, special_token, template_error."""
+    """Rows left out, by reason: too_long, empty_response, special_token, template_error; and teacher_too_long, where
+    the teacher's prompt leaves the answer no room in the context."""
     prompts: dict[str, str]
     """Verbatim, for the manifest: the chat template, and the first row's prompts as the model gets them."""
     ending: "Ending"

@@ -100,21 +100,13 @@ def measured(question: Question, store: Store) -> list[Row]:
 def measure(question: Question) -> list[Row]:
     """The figures named above, each with its n and its 95% interval where it has one."""
     from refinery.models.transformers import load
-    from trainers import data
     from trainers.before import sample
-    from trainers.conditioned import needs_responses, shuffled
+    from trainers.conditioned import prepare
     from trainers.teachers import check_head
 
     job, params = question.job, question.params
     model, tokenizer = load(job.model, "auto", revision=job.revision, trust_remote_code=job.trust_remote_code)
-    prepared = data.prepare(
-        question.sample(),
-        tokenizer,
-        max_length=params.max_length,
-        teacher_prompt=params.teacher_prompt,
-        shown=shuffled(job.examples, job.seed) if params.teacher_shuffle else None,
-        answered=needs_responses(params),
-    )
+    prepared = prepare(job, tokenizer, question.sample())
     check_head(model, prepared.rows[0].prompt + prepared.rows[0].answer)
     end = prepared.ending.token_id
     prompts, conditioned = [r.prompt for r in prepared.rows], [r.teacher_prompt for r in prepared.rows]
@@ -148,7 +140,7 @@ def _cut(answers: Sequence[list[int]], end: int) -> float:
 
 
 def _divergences(
-    model: Any, prompts: list[list[int]], conditioned: list[list[int]], rollouts: list[list[int]], pad: int
+    model: Any, prompts: list[list[int]], conditioned: list[list[int]], rollouts: list[list[int]], pad: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each rollout, Σ_t KL(with context || without) and its tokens."""
     import torch

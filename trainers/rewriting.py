@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from refinery.checks import Check, compare, last_box, reference_value
+from refinery.checks import Check, compare, reference_value
 from refinery.errors import RowError
 from refinery.records import Example
 from refinery.rowops import conversation
@@ -70,8 +70,6 @@ class Subject:
     original: list[int]
     """The demonstration that is rewritten."""
     reference: str
-    answer: str
-    """The bare final answer: what the reference has in its last box, or all of it."""
 
 
 def subjects(run: Run, target: "Target") -> list[Subject]:
@@ -81,10 +79,8 @@ def subjects(run: Run, target: "Target") -> list[Subject]:
     for row in run.prepared.rows:
         example = examples[row.id]
         reference = render(run.job.params.of, example.fields())  # type: ignore[attr-defined]
-        box = last_box(reference)
-        answer = (reference if box is None else box).strip()
         question, original = target.chat(example.prompt), target.words(example.response)
-        found.append(Subject(example, question, original, reference, answer))
+        found.append(Subject(example, question, original, reference))
     return found
 
 

@@ -37,6 +37,12 @@ def last_number(text: str) -> Number | None:
     return _number(matches[-1]) if matches else None
 
 
+def places(text: str, wanted: Number) -> list[tuple[int, int]]:
+    """(start, end) of each number in `text` that is `wanted`, however it is written: 1,200 and 1200 are one."""
+    found = [match for match in NUMBER.finditer(text.replace("−", "-")) if _number(match) == wanted]
+    return [(match.end() - len(match[0].lstrip()), match.end()) for match in found]
+
+
 _LIST_MARK = re.compile(r"^[ \t]*[0-9]{1,3}[.)](?=\s)", re.MULTILINE)
 
 

@@ -101,6 +101,11 @@ def _letter_rules(letters: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pa
     return re.compile(answered), re.compile(leading), re.compile(standalone), re.compile(beside)
 
 
+def letter_places(text: str, letter: str, letters: str = LETTERS) -> list[tuple[int, int]]:
+    """(start, end) of each place where `letter` stands alone in `text`; the article in "A remedy" does not."""
+    return [match.span(1) for match in _letter_rules(letters)[2].finditer(text) if match[1] == letter]
+
+
 def choice_letter(text: str, letters: str = LETTERS) -> str | None:
     """The one option among `letters` that `text` settles on, or None.
 

@@ -1,5 +1,6 @@
 """The distillation trainer against forward passes written out: alignment, weights of the two losses, teacher."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from refinery.errors import UserError
+from refinery.records import Example
 from tests.tiny import tiny_model
 from tests.trainers.conftest import JobMaker, gap, weights
 from trainers.conditioned import rollout_limit
-from trainers.data import Row
+from trainers.data import Row, prepare
 from trainers.distill import ConditionedDistillation
 from trainers.job import TrainJob, directory
 from trainers.methods import raft
@@ -197,6 +199,39 @@ def test_rollouts_fit_the_context(job: JobMaker) -> None:
     run.model.config.max_position_embeddings = longest + 5
     with pytest.raises(UserError, match=rf"context of {longest + 5} tokens leaves 5 for rollouts"):
         rollout_limit(run, 512)
+
+
+def test_a_row_whose_teacher_prompt_is_too_long_is_left_out_alone(job: JobMaker, examples: list[Example]) -> None:
+    """By the row's answer, or by a whole rollout where that is shorter; the others train with what they leave room."""
+
+    def dropped(words: int, wanted: int) -> tuple[bool, int, int]:
+        chat = [{"role": "user", "content": "what is right?"}]
+        text = "one " * words
+        rows = [*examples, Example("long", chat, text, "the answer is one" + " again" * 20, meta={"text": text})]
+        prompt = "{{ question }} {{ answer }}"
+        run = _prepare(job("sdft", _examples=rows, max_completion_length=wanted, teacher_prompt=prompt), Path())
+        limit = rollout_limit(run, wanted)
+        found = [row for row in run.prepared.rows if row.id == "long"]
+        assert len(run.prepared.rows) - len(found) == len(examples)
+        assert dict(run.prepared.dropped) == ({} if found else {"teacher_too_long": 1})
+        [own] = [r for r in _tokenised(job, rows, prompt) if r.id == "long"]
+        return not found, limit, 512 - len(own.teacher_prompt) - min(wanted, len(own.answer))
+
+    outcomes = [dropped(words, wanted) for words in (40, 120, 200, 240, 500) for wanted in (8, 400)]
+    assert {gone for gone, _, _ in outcomes} == {True, False}
+    assert all(gone == (spare < 0) for gone, _, spare in outcomes)
+    run = _prepare(job("sdft", max_completion_length=400, teacher_prompt="{{ question }} {{ answer }}"), Path())
+    assert dropped(500, 400)[1] == rollout_limit(run, 400) > 300
+    everything = [replace(example, answer="one " * 600) for example in examples]
+    with pytest.raises(UserError, match="context of 512 tokens leaves no row's answer room after its teacher prompt"):
+        _prepare(job("sdft", _examples=everything, teacher_prompt="{{ answer }}"), Path())
+
+
+def _tokenised(job: JobMaker, rows: list[Example], prompt: str) -> list[Row]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job("sft").model)
+    return prepare(rows, tokenizer, max_length=job("sdft").params.max_length, teacher_prompt=prompt).rows
 
 
 def test_raft_parameters() -> None:

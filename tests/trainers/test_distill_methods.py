@@ -66,6 +66,22 @@ def test_a_lost_average_would_be_noticed(job: JobMaker, tmp_path: Path) -> None:
         train(job("sdft", **params))
 
 
+@pytest.mark.parametrize(
+    ("method", "params", "message"),
+    [
+        ("reinvoke", {"prompts": "general", "teacher_prompt": "Known: {{ answer }}\n{{ question }}"}, "teacher_prompt"),
+        ("sdpo", {"teacher_shuffle": True}, "teacher_shuffle"),
+    ],
+)
+def test_what_a_method_would_ignore_is_refused(
+    job: JobMaker, method: str, params: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{message}: "):
+        job(method, **params)
+    for name in params:
+        job(method, **{key: value for key, value in params.items() if key != name})
+
+
 # ---- re-invoke
 
 

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from refinery.records import Example
-from tests.tiny import tiny_model
+from tests.tiny import CONTEXT, tiny_model
 from tests.trainers.conftest import JobMaker
 from trainers.course import course
 from trainers.footprint import Footprint, footprint, skeleton
@@ -52,6 +52,40 @@ def test_activations_grow_with_rows_and_shrink_with_checkpointing(job: JobMaker)
     assert two == 2 * one
     assert estimate(job("sft", micro_batch_size=2, gradient_checkpointing=True)).activations < two
     assert estimate(job("sft")).total > estimate(job("sft", gradient_checkpointing=True)).total
+
+
+def test_rollouts_are_counted(job: JobMaker) -> None:
+    """In tokens of `sft` with its batch of 4: what a row's prompt, the teacher's, its answer and a rollout have."""
+    rows = course(job("raft"), AutoTokenizer.from_pretrained(tiny_model())).prepared.rows
+    answered = max(len(row.prompt) + len(row.answer) for row in rows)
+    shown, blind = max(len(row.teacher_prompt) for row in rows), max(len(row.prompt) for row in rows)
+    assert shown > blind and shown + 100 < CONTEXT
+    each, rest = divmod(estimate(job("sft")).activations, 4 * answered)
+    assert rest == 0
+
+    def tokens(method: str, **params: Any) -> float:
+        return estimate(job(method, **params)).activations / each
+
+    prompt = job("raft").params.teacher_prompt  # type: ignore[attr-defined]
+    assert tokens("sdft", teacher_prompt=prompt, max_completion_length=100) == 4 * (shown + 100)
+    assert tokens("sdft", teacher_prompt=prompt, max_completion_length=10, rollouts=3) == 12 * (shown + 10)
+    assert tokens("sdft", teacher_prompt=prompt, max_completion_length=4000) == 4 * CONTEXT
+    assert tokens("raft", max_completion_length=100) == 4 * (shown + 100) + 4 * answered
+    assert tokens("sdpo", rollouts=8, max_completion_length=100) == 32 * (blind + 100)
+    assert tokens("gkd", rollout_source="stored", max_completion_length=100) == 4 * answered
+    assert tokens("reinvoke", max_completion_length=100) == 4 * (blind + 100)
+    assert tokens("reinvoke", max_completion_length=1) == 4 * answered
+
+
+def test_the_teacher_s_weights(job: JobMaker) -> None:
+    """A moving average is float32 wherever it is; the student itself costs nothing more; a frozen copy is narrow."""
+    weights, _ = sizes()
+    for on_gpu in (False, True):
+        found = [estimate(job("sdft", teacher=kind), on_gpu).weights for kind in ("ema", "live", "frozen")]
+        assert found == [8 * weights, 4 * weights, (6 if on_gpu else 8) * weights]
+    adapters = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    weights, trained = sizes(adapters)
+    assert estimate(job("sdft", lora={"rank": 4}), on_gpu=True).weights == 2 * weights + (4 + 4) * trained
 
 
 def test_course_counts(job: JobMaker) -> None:

@@ -1,5 +1,7 @@
 """The gate before methods with a conditioned teacher: its figures against plain forward passes, and what it says."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,17 @@ def test_the_divergence_is_that_of_plain_forward_passes(job: JobMaker, monkeypat
     assert said[0] == greedy.tolist()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model())
     assert rows["lift"]["detail"]["first_teacher"] == tokenizer.decode(greedy, skip_special_tokens=True).strip()
+
+
+def test_a_tokenizer_without_a_pad_token_gives_the_same_figures(job: JobMaker, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model(), tmp_path / "bare")
+    told = tmp_path / "bare" / "tokenizer_config.json"
+    config = json.loads(told.read_text())
+    del config["pad_token"]
+    told.write_text(json.dumps(config))
+    assert AutoTokenizer.from_pretrained(tmp_path / "bare").pad_token_id is None
+    padded = gate.measure(Question(job("raft"), SMALL, SelectSpec()))
+    assert gate.measure(Question(job("raft", _model=str(tmp_path / "bare")), SMALL, SelectSpec())) == padded
 
 
 def lab_job(job: JobMaker, prompt: str, **more: Any) -> Any:
@@ -130,3 +143,9 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
         assert held / 1500 > 0.93
     assert paired_difference(np.ones(64, dtype=bool), np.zeros(64, dtype=bool))[1][0] < 1.0  # type: ignore[operator]
     assert paired_difference(np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)) == (None, (None, None))
+
+
+def test_a_row_too_long_for_the_teacher_is_not_asked(job: JobMaker, examples: list[Example]) -> None:
+    rows = [*examples[:4], replace(examples[4], response="the answer is one", answer="one " * 600)]
+    question = Question(job("raft", teacher_prompt="{{ answer }} {{ question }}", _examples=rows), SMALL, SelectSpec())
+    assert by_name(gate.measure(question))["lift"]["n"] == 4

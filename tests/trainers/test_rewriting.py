@@ -162,6 +162,43 @@ def test_dart_robust_measures_what_it_cannot_see_in_a_text(
     assert run.notes["easy_bound"] is None and set(made.told["easy"]) == {0.0}
 
 
+SOLUTION = "First we add 12 to 34. Then we take off 4. #### 42"
+
+
+@pytest.mark.parametrize(
+    ("check", "of", "early", "late"),
+    [
+        ("number", SOLUTION, "42 is it, for so it was said to us by all who had come to see it", "42"),
+        ("number", "That makes 1,200.", "1200 is it, for so it was said to us by all who had come to see it", "1200"),
+        ("last_word", SOLUTION, "42 is it, for so it was said to us by all who had come to see it", "42"),
+        ("choice", "It opens late, so (B) is right.", "B it is, for so it was said to us by all who had come", "B"),
+        ("boxed", "46 - 4 is \\boxed{42}", "42 is it, for so it was said to us by all who had come", "\\boxed{42}"),
+    ],
+)
+def test_dart_sees_the_final_answer_of_a_whole_solution(
+    job: JobMaker, tmp_path: Path, monkeypatch: Any, check: str, of: str, early: str, late: str
+) -> None:
+    params = {**LAB, "min_reasoning": 2, "learnability_weight": 0.5, "check": check, "of": of}
+    judge, run = judge_of(job("dart", **params), tmp_path, monkeypatch)
+    kept = "for so it was said to us by all who had come to see it, and that is "
+    made = judge([group(run, [f"{early}: {late}", kept + late, "no idea of it", kept + late])])
+    assert made.told["leak"] == [1, 0, 0, 0] and made.told["gate"] == [1, 1, 0, 1]
+    assert len(made.told["learnability"]) == 3 and "rows_without_short_answer" not in run.notes
+
+
+def test_dart_without_short_answers(job: JobMaker, examples: list[Example], tmp_path: Path, monkeypatch: Any) -> None:
+    """A row without one has no leak, which is not a leak of 0; with no such row at all the penalty is refused."""
+    some = [replace(e, meta={**e.meta, "key": SOLUTION if i % 2 else "42"}) for i, e in enumerate(examples)]
+    judge, run = judge_of(job("dart", **{**LAB, "check": "numbers"}, _examples=some), tmp_path, monkeypatch)
+    assert run.notes["rows_without_short_answer"] == 6
+    assert judge([group(run, ["nothing"] * 4, row="1")]).told["leak"] == []
+    assert judge([group(run, ["42"] * 4, row="0")]).told["leak"] == [1] * 4
+    params = {**LAB, "check": "numbers", "of": SOLUTION}
+    with pytest.raises(UserError, match="check numbers reads no short answer in any reference"):
+        judge_of(job("dart", **params), tmp_path, monkeypatch)
+    judge_of(job("dart", **params, leak_cost=0), tmp_path, monkeypatch)
+
+
 def test_the_agent_pays_groups(job: JobMaker, examples: list[Example], tmp_path: Path, monkeypatch: Any) -> None:
     judge, run = judge_of(job("rewriting_agent", **LAB, **METHODS["rewriting_agent"]), tmp_path, monkeypatch)
     first, second = examples[0], examples[1]

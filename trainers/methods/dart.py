@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from refinery.errors import UserError
 from refinery.ops import rewrite
 from refinery.spec_types import Template
 from trainers import rewriting
@@ -51,9 +52,12 @@ class Params(RewriterParams):
     alignment_weight: float = Field(1.0, ge=0)
     """w_A."""
     learnability_weight: float = Field(0.0, ge=0)
-    """w_L."""
+    """w_L. Only of rewrites and references in which `check` finds a short answer, as leak_cost."""
     leak_cost: float = Field(1.0, ge=0)
-    """The final answer stands in the first `leak_share` of the text, or after fewer than `min_reasoning` tokens."""
+    """The final answer stands in the first `leak_share` of the text, or after fewer than `min_reasoning` tokens. It is
+    what `check` reads in the reference (its last number, last word, letter or box). Rows without so short an answer
+    have no such penalty, and the manifest counts them (rows_without_short_answer); where no row has one this is
+    refused, unless it and learnability_weight are 0."""
     leak_share: float = Field(0.2, ge=0, lt=1)
     min_reasoning: int = Field(16, ge=0)
     """Tokens."""
@@ -99,9 +103,24 @@ class _Judge:
         p: Any = self.params
         costs = {name: getattr(p, f"{name}_cost") for name in PENALTIES if getattr(p, f"{name}_cost")}
         self.weights = Weights(p.alignment_weight, p.learnability_weight, costs)
+        self._count_answers()
         self.originals: dict[int, float | None] = {}
         self.scale: float | None = None
         self.bound: float | None = None
+
+    def _count_answers(self) -> None:
+        """UserError where terms that look for the final answer would be off in every row."""
+        from trainers.rewards.texts import final_places
+
+        p: Any = self.params
+        blind = sum(final_places(p.check, subject.reference, "") is None for subject in self.subjects)
+        if blind == len(self.subjects) and (p.leak_cost or p.learnability_weight):
+            raise UserError(
+                f"{self.run.job.name}: check {p.check} reads no short answer in any reference, so that no leak can be "
+                "seen; let `of` be a column with the bare answer, or set leak_cost: 0 and learnability_weight: 0"
+            )
+        if blind:
+            self.run.notes["rows_without_short_answer"] = blind
 
     def __call__(self, groups: Sequence[Any]) -> Any:
         from trainers.rewards import dart
@@ -176,13 +195,14 @@ class _Judge:
     ) -> dict[int, float]:
         """L of the rewrites that pass the gate and hold the answer as it is written, by their place in `texts`."""
         from trainers.rewards.dart import learnability
-        from trainers.rewards.texts import places
+        from trainers.rewards.texts import final_places
 
         if not self.weights.learnability:
             return {}
+        check: str = self.params.check  # type: ignore[attr-defined]
         asked, pairs = [], []
         for i, (text, subject, gate) in enumerate(zip(texts, of, gates, strict=True)):
-            spans = places(text, subject.answer) if gate else []
+            spans = final_places(check, subject.reference, text) if gate else None
             if not spans:
                 continue
             start, end = spans[-1]
@@ -200,7 +220,7 @@ class _Judge:
         return found
 
     def _penalties(self, text: str, words: list[int], likely: float | None, subject: Any) -> dict[str, float]:
-        """Those that cost anything, by name."""
+        """Those that cost anything and can be told of the row, by name."""
         from trainers.rewards import dart, texts
 
         p: Any = self.params
@@ -209,9 +229,10 @@ class _Judge:
         for name in self.weights.costs:
             match name:
                 case "leak":
-                    spans = texts.places(text, subject.answer)
-                    before = len(self.target.words(text[: spans[0][0]])) if spans else len(words)
-                    found[name] = texts.leak(before, len(words), p.leak_share, p.min_reasoning) if spans else 0.0
+                    spans = texts.final_places(p.check, subject.reference, text)
+                    if spans is not None:
+                        before = len(self.target.words(text[: spans[0][0]])) if spans else len(words)
+                        found[name] = texts.leak(before, len(words), p.leak_share, p.min_reasoning) if spans else 0.0
                 case "length":
                     found[name] = texts.length_ratio(len(words), len(subject.original), (0.4, 1.6), (0.2, 2.5))
                 case "repetition":

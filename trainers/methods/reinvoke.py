@@ -9,7 +9,7 @@ The second phase begins with an optimiser of its own, a learning rate schedule o
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from refinery.spec_types import StepName, Template
 from trainers import conditioned, data
@@ -37,6 +37,13 @@ class Params(DistillParams):
     divergence: Kind = "reverse"
     estimator: Estimator = "sampled"
     teacher_prompt: Template | None = None
+    """Shown in phase 2 on the rows' own prompts; refused with `prompts`, on which the teacher is blind."""
+
+    @model_validator(mode="after")
+    def _blind(self) -> "Params":
+        if self.prompts is not None and self.teacher_prompt is not None:
+            raise ValueError("teacher_prompt: the teacher is blind on `prompts`; leave out one of the two")
+        return self
 
 
 def plan(job: TrainJob, prepared: data.Prepared, tokenizer: Any) -> tuple[data.Plan, dict[str, Any]]:

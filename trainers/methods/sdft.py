@@ -5,7 +5,9 @@ teaches the model without.
 
 z is a rollout of the student, φ a moving average of its weights. The paper writes D = KL(p || q), the reverse
 divergence; its authors say that the published numbers came of the forward one (their repository's issue 5). `preset`
-says which: `paper` is what the text says, `released` what their code does.
+says which: `paper` is what the text says, `released` what their code does. Of the text `paper` leaves out that the
+first few tokens of a rollout are masked and that warm-up takes 10 steps: set skip_tokens (theirs is 3) and warmup_ratio
+(10 / steps).
 
 Not to be confused with the rewriting of answers of the same name (2024), which is an op's preset.
 """

@@ -11,7 +11,7 @@ is the moving average, not the trust region; feedback is a template over the row
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from refinery.checks import Check
 from refinery.checks import Kind as CheckKind
@@ -61,6 +61,12 @@ class Params(DistillParams):
     support: Support = "student"
     tail: Tail = "bucket"
     importance_cap: float | None = Field(2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _unshuffled(self) -> "Params":
+        if self.teacher_shuffle:
+            raise ValueError("teacher_shuffle: this teacher is shown attempts at a prompt, not another row's fields")
+        return self
 
 
 def prepare(job: TrainJob, tokenizer: Any) -> data.Prepared:

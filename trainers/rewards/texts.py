@@ -3,8 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from refinery.checks import numbers
+from refinery.checks import choice_letter, last_box, last_number, numbers
+from refinery.checks import words as plain_words
+from refinery.checks.texts import letter_places
 from refinery.diagnostics.ngram import rouge_l, words
+
+BARE = 5
+"""Words that a reference may have to be a final answer as it stands, for rules that read more than one value."""
 
 
 def overlong(length: int, limit: int, buffer: int) -> float:
@@ -22,6 +27,27 @@ def places(text: str, answer: str) -> list[tuple[int, int]]:
         return []
     pattern = r"(?<!\w)" + r"\s+".join(pieces) + r"(?!\w)"
     return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
+
+
+def final_places(check: str, reference: str, text: str) -> list[tuple[int, int]] | None:
+    """(start, end) of each place where `text` gives the final answer of `reference`, which may be a whole solution.
+
+    The answer is what the rule `check` reads there: its last number, by value; its option letter; else the content of
+    its last box; its last word; all of it under `boxed`, `contains` and `exact`, which compare all of it. None where
+    that leaves no short answer: a longer text without a box under `math`, `numbers`, `entities` or `tool_call`.
+    """
+    if check == "number":
+        value = last_number(reference)
+        return None if value is None else numbers.places(text, value)
+    if check == "choice":
+        letter = choice_letter(reference)
+        return None if letter is None else letter_places(text, letter)
+    if (box := last_box(reference)) is not None:
+        return places(text, box)
+    if check == "last_word":
+        return places(text, " ".join(plain_words(reference)[-1:]))
+    whole = check in ("boxed", "contains", "exact") or len(reference.split()) <= BARE
+    return places(text, reference) if whole else None
 
 
 def leak(before: int, total: int, share: float, least: int) -> float:
@@ -67,4 +93,4 @@ def skipped(text: str, original: str, enough: float = 0.5) -> float:
     return 0.0 if coverage is None or coverage >= enough else 1.0 - coverage
 
 
-__all__ = ["copied", "leak", "length_ratio", "mentions", "overlong", "places", "repetition", "skipped"]
+__all__ = ["copied", "final_places", "leak", "length_ratio", "mentions", "overlong", "places", "repetition", "skipped"]

@@ -60,3 +60,18 @@ def test_skipped_counts_the_originals_numbers() -> None:
     assert texts.skipped("3 and 4 make 7, twice that is 14", original) == 0  # 5 of 5 different numbers but 2
     assert texts.skipped("it is 14", original) == pytest.approx(1 - 1 / 5)
     assert texts.skipped("it is so", "no number at all") == 0
+
+
+def test_the_final_answer_is_found_by_what_the_rule_reads() -> None:
+    def found(check: str, reference: str, text: str) -> list[str] | None:
+        spans = texts.final_places(check, reference, text)
+        return None if spans is None else [text[start:end] for start, end in spans]
+
+    assert found("number", "so 12 x 100 = $1,200", "1200, not 1200.5 or 1200%; $1,200") == ["1200", "$1,200"]
+    assert found("number", "none", "1") is None
+    assert found("choice", "the answer is A", "A remedy is A, not (B); a day") == ["A"]
+    assert found("last_word", "We open at **nine**.", "Nine, or ninety-nine: nine.") == ["Nine", "nine", "nine"]
+    assert found("boxed", r"it is \boxed{x + 1} at last", "x +  1 and 1") == ["x +  1"]
+    assert found("contains", "in the old town", "In the old town.") == ["In the old town"]
+    assert found("math", "x = 5", "so x = 5") == ["x = 5"]
+    assert found("math", "first we take off two from seven, x = 5", "x = 5") is None
