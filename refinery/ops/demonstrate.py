@@ -28,7 +28,7 @@ from refinery.rowops import (
 )
 from refinery.spec_types import Template
 
-VERSION = 1
+VERSION = 2
 VARIABLES: tuple[str, ...] = ()
 
 SHOWN = """\

@@ -42,7 +42,7 @@ from refinery.rowops import (
 )
 from refinery.spec_types import Template
 
-VERSION = 1
+VERSION = 2
 VARIABLES = ("candidate",)
 """In the judge's prompt: the text to judge."""
 
