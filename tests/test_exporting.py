@@ -179,7 +179,8 @@ def test_what_looks_like_a_secret_is_left_out(text, secret):
 
 @pytest.mark.parametrize("text", ["max_tokens: 512", "api_key: ${OPENAI_API_KEY}", "api_key: null", "tokenizer: a/b",
                                   'm: {api_key: "${KEY:-EMPTY}", n: 1}', "api_key: ${KEY:-}\nn: 1",
-                                  "api_key: '${K}' # a", "url: https://host/v1", "question_tokens: 256\nkey: topic"])  # fmt: skip
+                                  "api_key: '${K}' # a", "url: https://host/v1",
+                                  "question_tokens: 256\nkey: topic"])  # fmt: skip
 def test_what_is_none_stays(text):
     assert exportcard.redacted(text) == text
 

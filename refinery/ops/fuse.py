@@ -28,7 +28,7 @@ from refinery.judges import Judge, ModelJudge, Rule, Verdict, judge_all
 from refinery.ops import rewrite
 from refinery.ops.semantic_filter import cosine
 from refinery.records import Example, Outcome
-from refinery.rowops import WriterParams, conversation, give_up, settle, write
+from refinery.rowops import WriterParams, conversation, settle, unable, write
 from refinery.spec_types import EncoderName, Later, ModelName, Template
 from refinery.templates import render
 
@@ -183,7 +183,7 @@ def _choose(
     judged = [number for number, entry in enumerate(log) if entry["mean"] is not None]
     scores: dict[str, Any] = {"rounds": log, "chosen": None, "mean": None, "stop_at": params.stop_at}
     if not judged:
-        return give_up(example, params.on_error, "no_judge_score", scores)
+        return unable(example, params.on_error, "no_judge_score", scores)
     best = max(judged, key=lambda number: log[number]["mean"])
     scores |= {"chosen": best, "mean": log[best]["mean"], "min_score": params.min_score}
     if params.min_score is not None and scores["mean"] < params.min_score:
@@ -209,7 +209,7 @@ async def _pick(example: Example, params: Params, ctx: Context) -> Outcome:
     scores: dict[str, Any] = {"by": params.by, "picks": values, "chosen": None, "mean": None}
     scores |= {"unknown": unknown} if unknown else {}
     if not known:
-        return give_up(example, params.on_error, "no_judge_score", scores)
+        return unable(example, params.on_error, "no_judge_score", scores)
     best = max(known, key=lambda number: values[number] or 0.0)
     scores |= {"chosen": best, "mean": values[best], "min_score": params.min_score}
     if params.min_score is not None and (values[best] or 0.0) < params.min_score:
@@ -242,7 +242,7 @@ def _concatenate(example: Example, params: Params) -> Outcome:
     """The rewrite less its conclusion, and the reference's final answer. Reason no_reasoning where nothing is left."""
     reasoning = _cut(example.response, params.cut)
     if not reasoning:
-        return give_up(example, params.on_error, "no_reasoning", {"cut": params.cut})
+        return unable(example, params.on_error, "no_reasoning", {"cut": params.cut})
     fields = _fields(example)
     final = render(params.of, fields).strip()
     if not final:
