@@ -28,7 +28,7 @@ from refinery.judges import Judge, ModelJudge, Rule, Verdict, judge_all
 from refinery.ops import rewrite
 from refinery.ops.semantic_filter import cosine
 from refinery.records import Example, Outcome
-from refinery.rowops import WriterParams, conversation, settle, unable, write
+from refinery.rowops import WriterParams, answer_key, conversation, settle, unable, write
 from refinery.spec_types import EncoderName, Later, ModelName, Template
 from refinery.templates import render
 
@@ -147,7 +147,7 @@ async def _rounds(example: Example, params: Params, ctx: Context) -> Outcome:
     """
     fields = _fields(example)
     messages = conversation(example, params.prompt, params.system, fields)
-    rule = Rule(params.check, render(params.of, fields), params.judge_model or params.model)
+    rule = await _rule(params, params.judges, fields)
     log: list[dict[str, Any]] = []
     texts: list[str] = []
     errors: list[RowError] = []
@@ -167,6 +167,14 @@ async def _rounds(example: Example, params: Params, ctx: Context) -> Outcome:
         if verdict.mean is not None and verdict.mean >= params.stop_at:
             break
     return _choose(example, params, texts, log, errors)
+
+
+async def _rule(params: Params, judges: tuple[Judge, ...], fields: dict[str, Any]) -> Rule:
+    """RowError unreadable_reference where a program is to look for agreement with a reference that holds nothing to
+    agree with: it would call every text wrong."""
+    agreement = any(judge in ("answer_agreement", "answer_and_likelihood") for judge in judges)
+    key = await answer_key(params.check, params.of, fields) if agreement else render(params.of, fields)
+    return Rule(params.check, key, params.judge_model or params.model)
 
 
 def _entry(verdict: Verdict) -> dict[str, Any]:
@@ -229,7 +237,7 @@ async def _values(
         vectors = np.asarray(await ctx.embed(params.encoder, [against, *texts]), dtype=np.float64)
         return [cosine(vectors[0], vector) for vector in vectors[1:]], {}
     judges: tuple[Judge, ...] = params.judges if params.by == "judge" else ("likelihood",)
-    rule = Rule(params.check, render(params.of, fields), params.judge_model or params.model)
+    rule = await _rule(params, judges, fields)
     verdicts = await asyncio.gather(*(judge_all(judges, example, text, rule, ctx) for text in texts))
     unknown = {f"{label} on {n}": reason for n, v in enumerate(verdicts) for label, reason in v.unknown.items()}
     return [verdict.mean for verdict in verdicts], unknown
