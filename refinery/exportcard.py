@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from refinery.looking import Funnel
+from refinery.problems import ENV_KEY
 from refinery.store import Row
 
 MARK = "<!-- an export of Refinery -->"
@@ -166,8 +167,9 @@ def fenced(text: str, language: str) -> str:
 
 
 _SECRET = re.compile(
-    r"""(["']?\b(?:[\w-]*api[_-]?key|authorization|password|passwd|secret|[\w-]*access[_-]?token|hf[_-]?token)["']?
-        \s*[:=]\s*)(?!["']?\$\{|null\b|None\b|["']{2})(?:"[^"\n]*"|'[^'\n]*'|[^\s,}\]][^,}\]\n]*)""",
+    rf"""(["']?\b(?:[\w-]*api[_-]?key|authorization|password|passwd|secret|[\w-]*access[_-]?token|hf[_-]?token)["']?
+        \s*[:=]\s*)(?!(?P<q>["']?){ENV_KEY}(?P=q)\s*(?:[,}}\]\#\n]|$)|null\b|None\b|["']{{2}})
+        (?:"[^"\n]*"|'[^'\n]*'|\$\{{[^}}\n]*\}}?[^,}}\]\n]*|[^\s,}}\]][^,}}\]\n]*)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _TOKEN = re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_)[A-Za-z0-9_-]{16,}")

@@ -12,7 +12,7 @@ A mistake in a value is reported at its place in the matrix.
 import copy
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,8 @@ def documents(document: Document) -> Iterator[tuple[dict[str, Any], Document]]:
     for places in itertools.product(*(range(len(values)) for values in matrix.values())):
         keys = {key: matrix[key][place] for key, place in zip(matrix, places, strict=True)}
         data = {key: value for key, value in copy.deepcopy(document.data).items() if key != KEY}
-        one = Document(document.file, data, dict(document.values), dict(document.keys), [], set(document.unread))
+        one = replace(document, data=data, problems=[], unread=set(document.unread))
+        one.values, one.keys, one.written = dict(document.values), dict(document.keys), dict(document.written)
         for key, place in zip(matrix, places, strict=True):
             _put(one, key, copy.deepcopy(matrix[key][place]), (KEY, key, place))
         yield keys, one
@@ -125,7 +126,8 @@ def _put(document: Document, key: str, value: Any, written: KeyPath) -> None:
     if isinstance(target, list) and not (isinstance(path[-1], int) and path[-1] < len(target)):
         return document.add(written, f'the list has no item "{path[-1]}"')
     target[path[-1]] = value
-    for places in (document.values, document.keys):
+    known: tuple[dict[KeyPath, Any], ...] = (document.values, document.keys, document.written)
+    for places in known:
         for stale in [p for p in places if p[: len(path)] == path]:
             del places[stale]
         places.update(

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from refinery.errors import UserError
 
-_KEY = re.compile(r"""(api_key["']?\s*[:=]\s*)(?!["']?\$\{)("[^"]*"?|'[^']*'?|[^\s,}]+)""")
+ENV_KEY = r"\$\{[A-Z_][A-Z0-9_]*(?::-(?:EMPTY)?)?\}"
+"""How a spec names a key: a variable of the environment, with no key as its default. A regular expression."""
+_KEY = re.compile(
+    rf"""(api_key["']?\s*[:=]\s*)(?!(?P<q>["']?){ENV_KEY}(?P=q)\s*(?:[,}}#]|$))"""
+    r"""("[^"]*"?|'[^']*'?|\$\{[^}]*\}?[^\s,}]*|[^\s,}]+)"""
+)
 SNIPPET = 110  # characters of the line shown under a message
 
 
@@ -24,7 +29,7 @@ class Place:
 
     def snippet(self) -> str:
         """The line with a caret under the column; a key or token written out in it is masked."""
-        text = _KEY.sub(lambda match: match.group(1) + "*" * len(match.group(2)), self.text.rstrip("\n"))
+        text = _KEY.sub(lambda match: match.group(1) + "*" * len(match.group(3)), self.text.rstrip("\n"))
         start = max(0, self.column - 1 - SNIPPET // 2) if len(text) > SNIPPET else 0
         before = text[start : self.column - 1]
         pad = "".join("\t" if c == "\t" else " " * _width(c) for c in before)

@@ -108,6 +108,9 @@ class Outcome:
     detail: str = ""
     transient: bool = False
     """True where running the same step again may succeed; such rows are asked again by the next run."""
+    failed: bool = field(default=False, compare=False)
+    """The row could not be processed, which `limits.failed` counts; of a row that was decided against False. Not
+    stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -187,6 +188,13 @@ def give_up(
     if fallback == "drop":
         return Outcome(example.id, "dropped", reason, None, scores or {}, detail)
     return Outcome(example.id, "fell_back", reason, example.fall_back(), scores or {}, detail)
+
+
+def unable(
+    example: Example, fallback: Fallback, reason: str, scores: dict[str, Any] | None = None, detail: str = ""
+) -> Outcome:
+    """The step could not tell or wrote nothing usable, with the scores that show it: counted as a failure."""
+    return replace(give_up(example, fallback, reason, scores, detail), failed=True)
 
 
 def failed(example: Example, fallback: Fallback, error: RowError) -> Outcome:

@@ -217,9 +217,12 @@ class Runner:
         if example.fell_back:
             return Outcome(example.id, "kept", "fell_back_earlier", example)
         try:
-            return await self.step.module.apply(example, self.step.params, self.ctx)
+            outcome: Outcome = await self.step.module.apply(example, self.step.params, self.ctx)
         except RowError as error:
             return self._failed(example, error)
+        if outcome.failed:
+            self._count(RowError(outcome.reason, outcome.detail))
+        return outcome
 
     def _failed(self, example: Example, error: RowError) -> Outcome:
         self._count(error)

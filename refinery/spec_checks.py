@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from refinery import catalog, sources, templates
 from refinery.errors import did_you_mean
+from refinery.problems import ENV_KEY
 from refinery.spec import SOURCE, needs
 from refinery.spec_load import Draft
 from refinery.spec_messages import choice
@@ -100,9 +101,8 @@ def _model(draft: Draft, path: KeyPath, model: ModelSpec) -> None:
     for key, message in _misplaced(model):
         if getattr(model, key) != type(model).model_fields[key].get_default(call_default_factory=True):
             draft.add((*path, key), message, key=True)
-    place = draft.document.place((*path, "api_key"))
-    written = place.text[place.column - 1 :].lstrip("\"'")
-    if model.api_key and model.api_key.get_secret_value() not in ("", "EMPTY") and not written.startswith("${"):
+    written = draft.document.written.get((*path, "api_key"), model.api_key.get_secret_value() if model.api_key else "")
+    if written not in ("", "EMPTY") and not re.fullmatch(ENV_KEY, written):
         draft.add((*path, "api_key"), 'a key is not written into a spec: put it in the environment and write "${NAME}"')
 
 

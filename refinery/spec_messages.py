@@ -95,7 +95,8 @@ def _message(error: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> str:
     expected = _EXPECTED.get(kind.split("_")[0])
     if expected is None:
         return f"{error['msg'][:1].lower()}{error['msg'][1:]}"
-    hint = f' (write it in quotes: "{value}")' if expected == "text" and isinstance(value, int | float) else ""
+    number = expected == "text" and isinstance(value, int | float) and "api_key" not in path
+    hint = f' (write it in quotes: "{value}")' if number else ""
     return f"expected {expected}, got {shown}{hint}"
 
 

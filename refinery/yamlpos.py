@@ -33,6 +33,8 @@ class Document:
     data: Any = None
     values: dict[KeyPath, Place] = field(default_factory=dict)
     keys: dict[KeyPath, Place] = field(default_factory=dict)
+    written: dict[KeyPath, str] = field(default_factory=dict)
+    """Text with ${NAME} in it, as it stood before the environment was put in."""
     problems: list[Problem] = field(default_factory=list)
     unread: set[KeyPath] = field(default_factory=set)
     """Values that stand for nothing, because a problem with their YAML has been reported."""
@@ -141,7 +143,9 @@ class _Reader:
         return result
 
     def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        text = self.expand(node, path) if "${" in node.value else node.value
+        text = node.value
+        if "${" in text:
+            self.document.written[path], text = text, self.expand(node, path)
         return plain_value(text) if node.tag == "plain" else text
 
     def expand(self, node: yaml.ScalarNode, path: KeyPath) -> str:
@@ -240,9 +244,12 @@ def override(document: Document, assignments: Sequence[str]) -> None:
         inner = parse(value, "--set")
         document.problems += [Problem(_moved(p.place, text, len(name) + 1), p.message) for p in inner.problems]
         if not inner.problems and _assign(document, path, inner.data, Place("--set", 1, 1, text)):
+            known: tuple[dict[KeyPath, Any], ...] = (document.values, document.keys, document.written)
+            for each in known:
+                for stale in [p for p in each if p[: len(path)] == path]:
+                    del each[stale]
+            document.written |= {(*path, *p): raw for p, raw in inner.written.items()}
             for places, found in ((document.values, inner.values), (document.keys, inner.keys)):
-                for stale in [p for p in places if p[: len(path)] == path]:
-                    del places[stale]
                 places.update({(*path, *p): _moved(place, text, len(name) + 1) for p, place in found.items()})
             for depth in range(1, len(path) + 1):
                 document.keys.setdefault(path[:depth], Place("--set", 1, 1, text))

@@ -167,6 +167,10 @@ def test_the_card_says_where_the_rows_come_from_and_how_to_use_them(tmp_path):
         ("# my token is hf_abcdefghijklmnopqrst", "hf_abcdefghijklmnopqrst"),
         ("base_url: https://me:pass@host/v1", "me:pass"),
         ("x-api-key=abc123", "abc123"),
+        ('api_key: "${KEY:-my-own-key}"', "my-own"),
+        ("{api_key: ${KEY:-my, own key}, model: m}", "own key"),
+        ("api_key: ${KEY}my-own-key", "my-own"),
+        ('api_key: "${KEY} my-own-key"', "my-own"),
     ],
 )
 def test_what_looks_like_a_secret_is_left_out(text, secret):
@@ -174,7 +178,9 @@ def test_what_looks_like_a_secret_is_left_out(text, secret):
 
 
 @pytest.mark.parametrize("text", ["max_tokens: 512", "api_key: ${OPENAI_API_KEY}", "api_key: null", "tokenizer: a/b",
-                                  "url: https://host/v1", "question_tokens: 256\nkey: topic"])  # fmt: skip
+                                  'm: {api_key: "${KEY:-EMPTY}", n: 1}', "api_key: ${KEY:-}\nn: 1",
+                                  "api_key: '${K}' # a", "url: https://host/v1",
+                                  "question_tokens: 256\nkey: topic"])  # fmt: skip
 def test_what_is_none_stays(text):
     assert exportcard.redacted(text) == text
 

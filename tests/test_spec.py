@@ -205,7 +205,29 @@ def test_a_key_written_out_is_refused_and_masked(spec_of: Callable[..., Spec]) -
         assert "a key is not written into a spec" in shown and "secret" not in shown
     shown = mistakes(spec_of, SMALL, "models.referee.api_key=sk-secret")
     assert "a key is not written into a spec" in shown and "secret" not in shown
-    spec_of(SMALL.replace('/v1"}', '/v1", api_key: EMPTY}'))
+    for written in ("EMPTY", '"${REFINERY_UNSET_:-EMPTY}"', "'${REFINERY_UNSET_:-}'"):
+        spec_of(SMALL.replace('/v1"}', f'/v1", api_key: {written}}}'))
+        spec_of(SMALL, f"models.referee.api_key={written}")
+
+
+def test_a_key_beside_or_inside_a_variable_is_written_out_too(
+    spec_of: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFINERY_KEY", "sk-mine")
+    for written in ("${NO_KEY_:-my secret, yes}", "${REFINERY_KEY}secret", "secret${REFINERY_KEY}", "$${secret}"):
+        for shown in (
+            mistakes(spec_of, SMALL.replace('/v1"}', f'/v1", api_key: "{written}"}}')),
+            mistakes(spec_of, SMALL, f'models.referee.api_key="{written}"'),
+        ):
+            assert "a key is not written into a spec" in shown and "secret" not in shown
+
+
+def test_no_hint_repeats_a_key(spec_of: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFINERY_KEY", "1234567890")
+    for written in ("${REFINERY_KEY}", "1234567890"):
+        text = SMALL.replace('{backend: openai, model: big, base_url: "http://localhost:8000/v1"}', "\n    model: big")
+        shown = mistakes(spec_of, f"{text}    api_key: {written}\n")
+        assert "1234567890" not in shown
 
 
 def test_task_files_run_code_only_where_allowed(spec_of: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch) -> None:

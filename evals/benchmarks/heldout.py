@@ -8,7 +8,7 @@ from typing import Any
 
 from evals.benchmarks._tasks import finds
 from refinery import templates
-from refinery.checks import agrees
+from refinery.checks import READINGS, agrees
 from refinery.errors import UserError
 from refinery.records import Example
 from refinery.spec_models import SelectSpec
@@ -43,7 +43,7 @@ def task(name: str, *, examples: Sequence[Example] | None, select: SelectSpec, *
         "parses": finds(select.check),
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         "num_fewshot": 0,
-        "metadata": {"version": 1},
+        "metadata": {"version": READINGS.get(select.check, 1)},
     }
 
 

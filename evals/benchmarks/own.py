@@ -18,7 +18,7 @@ from evals.benchmarks._judged import Judge, Judged, chosen, judged
 from evals.benchmarks._tasks import Task, finds, item, ranked, written
 from evals.scorers import grading
 from refinery import templates
-from refinery.checks import agrees
+from refinery.checks import READINGS, agrees
 from refinery.errors import UserError
 from refinery.records import Example, Message
 from refinery.sources import read_source
@@ -45,6 +45,7 @@ def task(name: str, *, settings: EvaluateSpec, judge: Judge | None = None, **_: 
     found = written(
         name, [each | {"check": own.check} for each in items], score, ("acc",), settings, parses=finds(own.check)
     )
+    found["metadata"]["version"] = READINGS.get(own.check or "", 1)
     found["chat"] = own.chat_template is not False
     if own.max_tokens:
         found["generation_kwargs"]["max_gen_toks"] = own.max_tokens

@@ -15,6 +15,7 @@ from refinery.checks.texts import choice_letter, last_box, words
 
 __all__ = [
     "KINDS",
+    "READINGS",
     "Check",
     "Finding",
     "Kind",
@@ -33,6 +34,9 @@ Kind = Literal[
 ]
 """The rules that need nothing but the two texts."""
 KINDS: tuple[str, ...] = get_args(Kind)
+
+READINGS = {"number": 2, "numbers": 2}
+"""The version of how a rule reads, 1 where it is not named: scores by two versions are not to be compared."""
 
 WITH_OPTIONS = ("regex", "json_schema")
 """The rules that need a pattern or a schema besides."""

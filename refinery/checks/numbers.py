@@ -13,7 +13,7 @@ _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 NUMBER = re.compile(
     rf"""
     (?<![A-Za-z0-9_])(?<![0-9]\.)                       # not inside a word (H2O) or a version (3.14.15)
-    (?P<sign>(?<![\w)\]])[-+])?\ ?[$£€¥]?               # 3-4 is a range: its minus is no sign
+    (?P<sign>(?<![\w)\]])[-+](?!\ ))?\ ?[$£€¥]?        # no sign: the minus of 3-4, a range, and of "- 4"
     (?:
       \\d?frac\{{(?P<over>-?[0-9]+)\}}\{{(?P<under>[0-9]+)\}}
     | (?<![0-9]/)(?:(?P<whole>[0-9]+)\ )?(?P<top>[0-9]+)\ ?/\ ?(?P<bottom>[0-9]+)(?!/?[0-9])(?!\.[0-9])
@@ -31,7 +31,8 @@ def last_number(text: str) -> Number | None:
     """(value, whether a percent sign follows) of the last number in `text`, exact, or None.
 
     Reads 1,234.50, .5, -3, $5, 3/4, 1 1/2, \\frac{3}{4}, 2e-5 and 1.5 × 10^3. A comma groups thousands only. Words
-    ("seven"), intervals and dates are not understood: of 12/05/2024 the last number is 2024.
+    ("seven"), intervals and dates are not understood: of 12/05/2024 the last number is 2024. A sign touches its number
+    or the currency before it: "10 - 4" and the bullet "- 4" hold 4.
     """
     matches = list(NUMBER.finditer(text.replace("−", "-")))
     return _number(matches[-1]) if matches else None

@@ -8,7 +8,7 @@ from refinery.checks import SLOW, names, numbers
 from refinery.diagnostics._numbers import Meanings, Row, mean_row, row, share_row, side_rows, wilson
 from refinery.diagnostics._pairs import Pairs
 
-VERSION = 1
+VERSION = 2
 NEEDS, USES, LIBRARIES = (), ("reference", "gates"), ()
 
 LIMIT = 5000

@@ -75,10 +75,10 @@ class Pace:
 
 
 def wait_before(tries: int, asked: float | None) -> float:
-    """Seconds before the next try: what the server asked for, else doubling from FIRST_WAIT; jitter spreads a crowd."""
-    if asked is not None:
-        return min(asked, LONGEST_ASKED_WAIT) + random.uniform(0, 0.1)
-    return min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT) * random.uniform(0.5, 1.0)
+    """Seconds before the next try: doubling from FIRST_WAIT, and what the server asked for where that is longer (a
+    server may ask for 1 s each time and stay busy for longer than so many tries); jitter spreads a crowd."""
+    wait = min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT) * random.uniform(0.5, 1.0)
+    return wait if asked is None else max(wait, min(asked, LONGEST_ASKED_WAIT) + random.uniform(0, 0.1))
 
 
 def seconds_asked(retry_after: str | None) -> float | None:

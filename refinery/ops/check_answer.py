@@ -12,11 +12,11 @@ from refinery.context import Context
 from refinery.errors import RowError
 from refinery.filtering import candidates_of
 from refinery.records import Example, Outcome
-from refinery.rowops import Fallback, RowParams, give_up, settle
+from refinery.rowops import Fallback, RowParams, give_up, settle, unable
 from refinery.spec_types import Later, ModelName, Template
 from refinery.templates import render
 
-VERSION = 2
+VERSION = 3
 VARIABLES: tuple[str, ...] = ("candidate", "reference")
 """In `prompt`: the text to judge, and what it must agree with."""
 
@@ -136,7 +136,9 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
     unknown = {str(i): finding.unknown for i, finding in enumerate(findings) if finding.agrees is None}
     scores |= {"unknown": unknown} if unknown else {}
     if not right:
-        return give_up(example, params.fallback, "unknown_verdict" if unknown else "disagrees", scores)
+        if unknown:
+            return unable(example, params.fallback, "unknown_verdict", scores)
+        return give_up(example, params.fallback, "disagrees", scores)
     return settle(example, right[0], right, scores)
 
 

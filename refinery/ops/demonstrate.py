@@ -24,11 +24,12 @@ from refinery.rowops import (
     is_right,
     refusals,
     settle,
+    unable,
     write_all,
 )
 from refinery.spec_types import Template
 
-VERSION = 1
+VERSION = 2
 VARIABLES: tuple[str, ...] = ()
 
 SHOWN = """\
@@ -100,7 +101,7 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
         return settle(example, texts[0], texts, scores)
     if not judged:
         failure = next((each for each in drawn if isinstance(each, RowError)), RowError("unknown_verdict"))
-        return give_up(example, params.on_error, failure.reason, scores, failure.detail)
+        return unable(example, params.on_error, failure.reason, scores, failure.detail)
     return give_up(example, params.fallback, "none_right", scores)
 
 

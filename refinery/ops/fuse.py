@@ -28,11 +28,11 @@ from refinery.judges import Judge, ModelJudge, Rule, Verdict, judge_all
 from refinery.ops import rewrite
 from refinery.ops.semantic_filter import cosine
 from refinery.records import Example, Outcome
-from refinery.rowops import WriterParams, conversation, give_up, settle, write
+from refinery.rowops import WriterParams, answer_key, conversation, settle, unable, write
 from refinery.spec_types import EncoderName, Later, ModelName, Template
 from refinery.templates import render
 
-VERSION = 1
+VERSION = 2
 VARIABLES = ("rewrite", "candidate", "candidates", "reasoning", "final")
 """`rewrite` is the response that is to be fused; `candidate`, in a judge's prompt, the text to judge; `reasoning` and
 `final`, in the `text` of rule concatenate, its two parts."""
@@ -147,7 +147,7 @@ async def _rounds(example: Example, params: Params, ctx: Context) -> Outcome:
     """
     fields = _fields(example)
     messages = conversation(example, params.prompt, params.system, fields)
-    rule = Rule(params.check, render(params.of, fields), params.judge_model or params.model)
+    rule = await _rule(params, params.judges, fields)
     log: list[dict[str, Any]] = []
     texts: list[str] = []
     errors: list[RowError] = []
@@ -169,6 +169,14 @@ async def _rounds(example: Example, params: Params, ctx: Context) -> Outcome:
     return _choose(example, params, texts, log, errors)
 
 
+async def _rule(params: Params, judges: tuple[Judge, ...], fields: dict[str, Any]) -> Rule:
+    """RowError unreadable_reference where a program is to look for agreement with a reference that holds nothing to
+    agree with: it would call every text wrong."""
+    agreement = any(judge in ("answer_agreement", "answer_and_likelihood") for judge in judges)
+    key = await answer_key(params.check, params.of, fields) if agreement else render(params.of, fields)
+    return Rule(params.check, key, params.judge_model or params.model)
+
+
 def _entry(verdict: Verdict) -> dict[str, Any]:
     entry: dict[str, Any] = {"judges": verdict.scores, "mean": verdict.mean}
     return {**entry, "unknown": verdict.unknown} if verdict.unknown else entry
@@ -183,7 +191,7 @@ def _choose(
     judged = [number for number, entry in enumerate(log) if entry["mean"] is not None]
     scores: dict[str, Any] = {"rounds": log, "chosen": None, "mean": None, "stop_at": params.stop_at}
     if not judged:
-        return give_up(example, params.on_error, "no_judge_score", scores)
+        return unable(example, params.on_error, "no_judge_score", scores)
     best = max(judged, key=lambda number: log[number]["mean"])
     scores |= {"chosen": best, "mean": log[best]["mean"], "min_score": params.min_score}
     if params.min_score is not None and scores["mean"] < params.min_score:
@@ -209,7 +217,7 @@ async def _pick(example: Example, params: Params, ctx: Context) -> Outcome:
     scores: dict[str, Any] = {"by": params.by, "picks": values, "chosen": None, "mean": None}
     scores |= {"unknown": unknown} if unknown else {}
     if not known:
-        return give_up(example, params.on_error, "no_judge_score", scores)
+        return unable(example, params.on_error, "no_judge_score", scores)
     best = max(known, key=lambda number: values[number] or 0.0)
     scores |= {"chosen": best, "mean": values[best], "min_score": params.min_score}
     if params.min_score is not None and (values[best] or 0.0) < params.min_score:
@@ -229,7 +237,7 @@ async def _values(
         vectors = np.asarray(await ctx.embed(params.encoder, [against, *texts]), dtype=np.float64)
         return [cosine(vectors[0], vector) for vector in vectors[1:]], {}
     judges: tuple[Judge, ...] = params.judges if params.by == "judge" else ("likelihood",)
-    rule = Rule(params.check, render(params.of, fields), params.judge_model or params.model)
+    rule = await _rule(params, judges, fields)
     verdicts = await asyncio.gather(*(judge_all(judges, example, text, rule, ctx) for text in texts))
     unknown = {f"{label} on {n}": reason for n, v in enumerate(verdicts) for label, reason in v.unknown.items()}
     return [verdict.mean for verdict in verdicts], unknown
@@ -242,7 +250,7 @@ def _concatenate(example: Example, params: Params) -> Outcome:
     """The rewrite less its conclusion, and the reference's final answer. Reason no_reasoning where nothing is left."""
     reasoning = _cut(example.response, params.cut)
     if not reasoning:
-        return give_up(example, params.on_error, "no_reasoning", {"cut": params.cut})
+        return unable(example, params.on_error, "no_reasoning", {"cut": params.cut})
     fields = _fields(example)
     final = render(params.of, fields).strip()
     if not final:

@@ -6,6 +6,7 @@ over the criteria, unknown while any criterion is. For a fair view choose judges
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -14,7 +15,7 @@ from refinery.context import Context
 from refinery.errors import RowError
 from refinery.judges import parse_rubric
 from refinery.records import Example, Outcome
-from refinery.rowops import Fallback, RowParams, give_up, settle
+from refinery.rowops import Fallback, RowParams, give_up, settle, unable
 from refinery.spec_types import ModelName, Template
 from refinery.templates import render
 
@@ -106,10 +107,11 @@ async def apply(example: Example, params: Params, ctx: Context) -> Outcome:
         reason = "ok"
     if not kept:
         scores["winner"] = None
-        why = "below_min_score" if means[best] is not None else "no_judge_score"
-        return give_up(example, params.fallback if means[best] is not None else params.on_error, why, scores)
+        if means[best] is None:
+            return unable(example, params.on_error, "no_judge_score", scores)
+        return give_up(example, params.fallback, "below_min_score", scores)
     candidates = [texts[i] for i in kept] if example.candidates else []
-    return settle(example, texts[kept[0]], candidates, scores, reason)
+    return replace(settle(example, texts[kept[0]], candidates, scores, reason), failed=means[best] is None)
 
 
 async def _grade(example: Example, text: str, params: Params, ctx: Context) -> dict[str, Any]:

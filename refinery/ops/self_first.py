@@ -37,12 +37,13 @@ from refinery.rowops import (
     give_up,
     is_right,
     settle,
+    unable,
     with_preset,
     write_all,
 )
 from refinery.spec_types import Template
 
-VERSION = 1
+VERSION = 2
 VARIABLES = ("candidate",)
 """In the judge's prompt: the text to judge."""
 
@@ -159,7 +160,7 @@ def _nothing(example: Example, params: Params, log: list[dict[str, Any]]) -> Out
     if any(verdict is False for entry in log for verdict in entry["accepted"]):
         return give_up(example, params.fallback, "none_accepted", scores)
     reason = next(iter(log[0].get("unknown", {}).values()), "none_accepted")
-    return give_up(example, params.on_error, "no_judge_score" if reason == "unparsable" else reason, scores)
+    return unable(example, params.on_error, "no_judge_score" if reason == "unparsable" else reason, scores)
 
 
 def requests(params: Params) -> int:

@@ -20,6 +20,12 @@ def test_numbers_of_a_text():
     }  # fmt: skip
 
 
+def test_a_spaced_minus_and_a_bullet_are_no_signs():
+    assert numbers.all_numbers("10 - 4 = 6") == {(Fraction(n), False) for n in (10, 4, 6)}
+    assert numbers.all_numbers("3 - -2") == {(Fraction(3), False), (Fraction(-2), False)}
+    assert shares("numbers", "You need:\n- 2 eggs\n- 3 cups", "You need 2 eggs and 3 cups.") == (True, 1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("candidate", "reference", "expected"),
     [

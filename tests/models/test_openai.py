@@ -137,6 +137,9 @@ def test_waits_double_with_jitter_up_to_a_limit(monkeypatch: pytest.MonkeyPatch)
         waits = [pace.wait_before(tries, None) for _ in range(200)]
         assert longest / 2 <= min(waits) < max(waits) <= longest
         assert max(waits) - min(waits) > longest / 4
+    for asked in (0.0, 1.0):  # eight tries outlast what a server that asks for a second each time is busy for
+        waits = [pace.wait_before(tries, asked) for tries in range(1, 9)]
+        assert sum(waits) >= sum(0.5 * min(0.25 * 2**n, 30) for n in range(8)) and min(waits) >= asked
     assert 3.0 <= pace.wait_before(1, 3.0) < 3.2 and pace.wait_before(1, 1e9) < 121
 
 

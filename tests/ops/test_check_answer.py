@@ -76,7 +76,7 @@ def test_recall_and_precision_are_kept(fake, row, run):
 def test_a_comparison_out_of_time_is_unknown(fake, row, run):
     example = row(answer="x", response="a" * 5000 + "b", candidates=("a" * 5000 + "b",))
     outcome = run(check_answer, example, fake(), kind="regex", pattern="(a|aa)+$")
-    assert (outcome.action, outcome.reason) == ("fell_back", "unknown_verdict")
+    assert (outcome.action, outcome.reason) == ("fell_back", "unknown_verdict") and outcome.failed
     assert outcome.scores["agrees"] == [None] and outcome.scores["unknown"] == {"0": "timed_out"}
 
 
@@ -108,7 +108,7 @@ def test_a_judge_sees_question_reference_and_candidate(fake, row, run):
 )
 def test_an_unparsable_verdict_is_unknown_and_does_not_pass(fake, row, run, reply, why):
     outcome = run(check_answer, row(), fake(lambda *_: reply), kind="judge", model="j")
-    assert (outcome.action, outcome.reason) == ("fell_back", "unknown_verdict")
+    assert (outcome.action, outcome.reason) == ("fell_back", "unknown_verdict") and outcome.failed
     assert (outcome.scores["agrees"], outcome.scores["unknown"]) == ([None], {"0": why})
 
 

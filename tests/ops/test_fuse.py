@@ -140,3 +140,10 @@ def test_requests_and_notes():
     assert fuse.notes(fuse.Params(judges=[{"model": "a"}, {"model": "b"}])) == []
     assert "programs alone" in fuse.notes(fuse.Params())[0]
     assert "one model judge (a)" in fuse.notes(fuse.Params(judges=[{"model": "a"}, {"model": "a"}]))[0]
+
+
+@pytest.mark.parametrize("params", [{}, {"rule": "pick", "by": "judge"}])
+@pytest.mark.parametrize("judge", ["answer_agreement", "answer_and_likelihood"])
+def test_a_reference_without_what_the_check_reads_is_told_before_anything_is_asked(fake, row, run, params, judge):
+    with pytest.raises(RowError, match="unreadable_reference"):
+        run(fuse, row(), fake(lambda *_: pytest.fail("asked")), check="number", judges=[judge], **params)

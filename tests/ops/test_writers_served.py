@@ -82,3 +82,4 @@ def test_a_judge_that_answers_without_the_criterion_is_unknown(tmp_path):
     with serve(answer="play") as server:
         result = refine(tmp_path, server.url, STEPS["judge"])[1]
     assert result.counts == {("kept", "no_judge_score"): ROWS}
+    assert result.failed == {"no_judge_score": ROWS}

@@ -258,6 +258,7 @@ def test_an_own_file_with_a_rule(tmp_path: Path, store: Store, oracle: Any) -> N
     assert run(store, "mine", settings=settings) == {"mine": {"acc": 0.25}}
     assert oracle.seen[0] == "<system>Be brief.<user>What is 0 and 0?"
     assert oracle.options[0]["max_gen_toks"] == 9
+    assert {score.settings["task_version"] for score in store.scores()} == {"2"}  # of how numbers are read
     assert sorted(s.item.split("/")[0] for s in store.samples(benchmark="mine")) == ["0", "0", "1", "1"]
 
 
