@@ -44,7 +44,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 RECOVERED = " Damage recovered: the share of what the baseline lost in general skill that a method did not lose."
 NOTE = f"Brackets hold 95% intervals, over seeds and items together.{RECOVERED} Items: domain / general."
-WORST = " Worst: the benchmark that fell most, in points."
+WORST = " Worst: the benchmark with the lowest change, in points."
 WIDE = 80
 """Characters that the table in a terminal may take."""
 

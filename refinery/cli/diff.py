@@ -67,7 +67,9 @@ def _store(spec: Spec) -> Iterator[Store]:
 def _last_run(spec: Spec) -> tuple[Spec, dict[str, Row]]:
     """The spec of the newest run, and its steps by name as the store has them."""
     store = Store(spec.store_path, read_only=True)
-    run = next(iter(store.query("SELECT spec FROM runs WHERE name = ? ORDER BY started_at DESC", [spec.name])), None)
+    run = next(
+        iter(store.query("SELECT name, spec FROM runs WHERE name = ? ORDER BY started_at DESC", [spec.name])), None
+    )
     if run is None:
         raise UserError(f"{store.path} holds no run of {spec.name} yet")
     return stored_spec(run), {step["name"]: step for step in looking.latest(store)}
