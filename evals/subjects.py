@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from refinery.errors import UserError
+from refinery.errors import UserError, one_line
 from refinery.spec_models import EvaluateSpec
 
 PLAIN = ("modules_to_save", "trainable_token_indices", "layer_replication")
@@ -104,7 +104,7 @@ class Weights:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(self.path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.place}: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"{self.place}: {one_line(error)}") from error
         self.chat_template = self.tokenizer.chat_template
         try:
             self.generation = GenerationConfig.from_pretrained(self.path).to_diff_dict()

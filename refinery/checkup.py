@@ -14,9 +14,11 @@ from refinery import catalog
 from refinery.checkup_models import Finding, Level, asking, encoder_findings, in_bytes, model_findings
 from refinery.errors import UserError
 from refinery.models.weights import folder
+from refinery.models.whole import broken, named_base, other_base
 from refinery.planning import plan, stop_words
 from refinery.probing import Longest, longest_prompts
 from refinery.runs import holder
+from refinery.served import SERVED
 from refinery.spec import Spec
 from refinery.store import Store
 
@@ -44,6 +46,7 @@ def checkup(spec: Spec, path: Path) -> Iterator[Finding]:
     yield from found
     yield from _shares(spec)
     yield from model_findings(spec, path, prompts)
+    yield from _checkpoints(spec)
     yield from encoder_findings(spec)
 
 
@@ -118,12 +121,40 @@ def _weights(spec: Spec) -> float:
 
 def _prompts(spec: Spec) -> tuple[dict[str, Longest], list[Finding]]:
     """The longest prompt of each model, and what came to light in finding it."""
+    if spec.source is None:  # weights from elsewhere are evaluated, and no row is read
+        return {}, []
     try:
         rows, prompts, wrong = longest_prompts(spec)
     except UserError as error:
         return {}, [Finding("fail", "source", str(error))]
     found = [Finding("ok" if rows else "warn", "source", f"{rows:,} rows to refine" if rows else "no rows to refine")]
     return prompts, [*found, Finding("fail", "graph", wrong)] if wrong else found
+
+
+def _checkpoints(spec: Spec) -> Iterator[Finding]:
+    """Weights trained elsewhere: whether they are here, can be loaded, and are of this base."""
+    try:
+        base = folder(spec.model, spec.revision)
+    except UserError:  # which is said of the model
+        base = None
+    for name, paths in spec.checkpoints.items():
+        for path in paths:
+            if path.startswith(SERVED):
+                continue
+            what = f"checkpoints.{name}"
+            try:
+                place = folder(path)
+            except UserError as error:
+                yield Finding("fail", what, str(error))
+                continue
+            if place is None:
+                yield Finding("warn", what, f"{path} is not on this machine: the run fetches it from the hub")
+            elif wrong := broken(place, base, spec.model):
+                yield Finding("fail", what, f"{path}: {wrong}")
+            elif named := other_base(place, spec.model, spec.revision):
+                yield Finding("warn", what, named_base(path, named, spec.model))
+            else:
+                yield Finding("ok", what, f"{path} is here and whole")
 
 
 def _shares(spec: Spec) -> Iterator[Finding]:

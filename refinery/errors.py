@@ -25,6 +25,12 @@ class RowError(Exception):
         self.reason, self.detail, self.transient = reason, detail, transient
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """A library's message without its line breaks: the first line alone often ends in a colon."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' (did you mean "x"?)' where a known word is close, else ''."""
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)

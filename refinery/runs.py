@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refinery.errors import UserError
 from refinery.looking import Funnel, funnel, latest
 from refinery.rows import Row
 from refinery.store import Store
@@ -85,3 +86,13 @@ def holder(store: Store) -> Row | None:
 def stores(folder: Path) -> list[Path]:
     """The stores in `folder` and the folders in it."""
     return sorted([*folder.glob("*.duckdb"), *folder.glob("*/*.duckdb")])
+
+
+def store_in(folder: Path) -> Path:
+    """The one store of a run's folder. UserError where there is none or several."""
+    found = stores(folder)
+    if not found:
+        raise UserError(f"{folder}: holds no store of a run; name the spec, or a folder with refinery.duckdb in it")
+    if len(found) > 1:
+        raise UserError(f"{folder}: holds {len(found)} stores, name one: {', '.join(map(str, found[:4]))}")
+    return found[0]

@@ -1,12 +1,13 @@
 """Read what a report shows from the store, once: the rows' side here, the models' side in reports/gather_models.py."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from refinery import models
 from refinery.diagnostics._gates import examples_near, find_gates, reference_of
 from refinery.errors import UserError
+from refinery.models.whole import named_base
 from refinery.spec import SOURCE, Spec, fingerprints, order
-from refinery.store import Store
+from refinery.store import Row, Store
 from reports import gather_models as trained
 from reports.data import RAW, Compared, Gate, ReportData, RowShown, Step, Swept
 from reports.gather_items import explorer
@@ -24,6 +25,7 @@ def gather(store: Store, spec: Spec) -> ReportData:
         raise UserError(f"{store.path} holds no step of the spec {spec.name} yet: run the refine stage first")
     final = _final(spec, steps)
     base, checkpoints = trained.checkpoints(store, spec, notes)
+    notes += _other_bases(spec, checkpoints)
     panels, comparison = trained.comparison(store, spec, base, checkpoints, notes)
     return ReportData(
         spec=spec,
@@ -52,6 +54,12 @@ def gather(store: Store, spec: Spec) -> ReportData:
         explorer=explorer(store, panels, base, checkpoints, trained.shared_seed(checkpoints)),
         rewriters=trained.rewriters(store, spec, {step.name: step.row["fingerprint"] for step in steps}),
     )
+
+
+def _other_bases(spec: Spec, checkpoints: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Of adapters that name another base than the one they were put on."""
+    pairs = [(name, row["params"].get("trained_on")) for name, rows in checkpoints.items() for row in rows]
+    return [f"{named_base(name, named, spec.model)}." for name, named in dict.fromkeys(pairs) if named]
 
 
 # ---- refinement

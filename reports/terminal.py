@@ -8,9 +8,11 @@ from reports import table
 from reports.blocks import Column, Mono, Table, Text, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table as RichTable
 
-    from evals.forgetting import Comparison, Effect
+    from evals.forgetting import Comparison, Effect, MethodResult
     from evals.paired import Estimate
 
 BASE = "base"
@@ -40,24 +42,58 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table(columns, rows, note=NOTE)
 
 
-NOTE = (
-    "Brackets hold 95% intervals, over seeds and items together. Damage recovered: the share of what the baseline lost "
-    "in general skill that a method did not lose. Items: domain / general."
-)
+RECOVERED = " Damage recovered: the share of what the baseline lost in general skill that a method did not lose."
+NOTE = f"Brackets hold 95% intervals, over seeds and items together.{RECOVERED} Items: domain / general."
+WORST = " Worst: the benchmark with the lowest change, in points."
+WIDE = 80
+"""Characters that the table in a terminal may take."""
 
 
 def terminal_table(comparison: Comparison) -> RichTable:
-    """The same for a terminal."""
+    """The same for a terminal: without damage recovered where no method has a figure of it, and with each method's
+    worst benchmark where that leaves the table narrow enough."""
     from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
     made = comparison_table(comparison)
-    drawn = RichTable(caption=made.note, caption_justify="left", header_style="bold", show_lines=False)
-    for column in made.columns:
-        drawn.add_column(column.title, justify=column.align, overflow="fold")
-    for row in made.rows:
-        drawn.add_row(*(RichText(plain(cell)) for cell in row))
+    titles = [column.title for column in made.columns]
+    cells = [[plain(cell) for cell in row] for row in made.rows]
+    note, damage = made.note, titles.index("Damage recovered")
+    if not any(map(_has_recovered, comparison.methods.values())):
+        note = note.replace(RECOVERED, "")
+        titles, cells = _without(titles, damage), [_without(row, damage) for row in cells]
+    worst = ["", *(_worst(comparison.methods[name]) for name in in_order(comparison))]
+    wider = [[row[0], each, *row[1:]] for row, each in zip(cells, worst, strict=True)]
+    if any(worst) and _width([titles[0], "Worst", *titles[1:]], wider) <= WIDE:
+        titles, cells, note = [titles[0], "Worst", *titles[1:]], wider, note + WORST
+    drawn = RichTable(caption=note, caption_justify="left", header_style="bold", show_lines=False)
+    for title in titles:
+        drawn.add_column(title, justify="left" if title == titles[0] else "right", overflow="fold")
+    for row in cells:
+        drawn.add_row(*map(RichText, row))
     return drawn
+
+
+def _has_recovered(method: MethodResult) -> bool:
+    return method.general_mean is not None and method.general_mean.damage_recovered.estimable
+
+
+def _without(cells: Sequence[str], at: int) -> list[str]:
+    return [*cells[:at], *cells[at + 1 :]]
+
+
+def _worst(method: MethodResult) -> str:
+    """The benchmark with the lowest change from the base, and that change."""
+    changes = {name: effect.vs_base.value for name, effect in {**method.domain, **method.general}.items()}
+    known = {name: value for name, value in changes.items() if table.known(value)}
+    lowest = min(known, key=known.__getitem__, default="")
+    return f"{lowest} {table.points(known[lowest])}" if lowest else ""
+
+
+def _width(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Of a table in whose cells no line breaks; titles break between words."""
+    words = [max(map(len, title.split())) for title in titles]
+    return sum(max(words[n], *(len(row[n]) for row in rows)) + 3 for n in range(len(titles))) + 1
 
 
 def _title(comparison: Comparison, kind: str) -> str:

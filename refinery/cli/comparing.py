@@ -63,7 +63,7 @@ def compare(
 @comparing.command(name="import")
 def import_(
     path: Annotated[Path, typer.Argument(help="A folder or file of lm-eval or inspect_ai.", show_default=False)],
-    into: Annotated[Path, typer.Argument(help="The spec, or .duckdb store, to put it in.", show_default=False)],
+    into: Annotated[Path, typer.Argument(help="The spec, run folder or .duckdb store.", show_default=False)],
     name: Annotated[str, typer.Option("--name", help="What to call the model.")] = "",
     seed: Annotated[
         int | None, typer.Option("--seed", help="Its training seed: imports of one name are then runs of one method.")

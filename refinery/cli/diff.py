@@ -13,10 +13,9 @@ from rich.text import Text
 
 from refinery import looking
 from refinery.cli.printing import add, console, print_json, table
-from refinery.cli.run import OVERRIDE
+from refinery.cli.run_specs import stored_spec
 from refinery.differing import Change, Difference, Effect, difference, prints
 from refinery.errors import UserError
-from refinery.problems import SpecErrors
 from refinery.rows import Row
 from refinery.spec import Spec, load_spec
 from refinery.steps import source_fingerprints, stands
@@ -30,7 +29,7 @@ def show_diff(old_path: Path, new_path: Path | None, as_json: bool, overrides: S
     """Asks no model; a source that its store has not read is read. `overrides` are of the new spec."""
     new = load_spec(new_path or old_path, overrides)
     if new_path is None:
-        old, stored = _last_run(new, old_path)
+        old, stored = _last_run(new)
         old_prints = {name: row["fingerprint"] for name, row in stored.items()}
         unfinished = [name for name, row in stored.items() if row["status"] != "complete"]
         title = f"{old_path} against the last run"
@@ -65,22 +64,15 @@ def _store(spec: Spec) -> Iterator[Store]:
         yield Store(spec.store_path if spec.store_path.exists() else Path(empty) / "empty.duckdb")
 
 
-def _last_run(spec: Spec, path: Path) -> tuple[Spec, dict[str, Row]]:
+def _last_run(spec: Spec) -> tuple[Spec, dict[str, Row]]:
     """The spec of the newest run, and its steps by name as the store has them."""
     store = Store(spec.store_path, read_only=True)
-    run = next(iter(store.query("SELECT spec FROM runs WHERE name = ? ORDER BY started_at DESC", [spec.name])), None)
+    run = next(
+        iter(store.query("SELECT name, spec FROM runs WHERE name = ? ORDER BY started_at DESC", [spec.name])), None
+    )
     if run is None:
         raise UserError(f"{store.path} holds no run of {spec.name} yet")
-    lines = run["spec"].splitlines()
-    overrides = [line.removeprefix(OVERRIDE) for line in lines if line.startswith(OVERRIDE)]
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        copy.write_text(run["spec"], "utf-8")
-        try:
-            old = load_spec(copy, overrides)
-        except SpecErrors as error:
-            raise UserError(f"the spec of the last run cannot be read any more: {error.problems[0].message}") from error
-    return old, {step["name"]: step for step in looking.latest(store)}
+    return stored_spec(run), {step["name"]: step for step in looking.latest(store)}
 
 
 def _print(found: Difference, title: str) -> None:

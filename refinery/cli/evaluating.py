@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
+from refinery.cli.comparing import FailIf, FailUnless, gates_before_run
 from refinery.errors import UserError
 from refinery.served import SERVED
-
-HEAD = """\
-# Run: refinery run {path}
-# Written by `refinery eval`. The same command, or this file, goes on after any stop and skips what stands.
-"""
 
 
 def evaluate(
@@ -49,18 +44,21 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for spec, store and report; runs/NAMES where it is left out.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite another evaluation's spec and report.")] = False,
     set_: Annotated[list[str], typer.Option("--set", help="Override one key of the spec. Repeatable.")] = [],  # noqa: B006
+    fail_if: FailIf = [],  # noqa: B006
+    fail_unless: FailUnless = [],  # noqa: B006
 ) -> None:
     """Evaluate weights trained elsewhere beside their base, and report what they gained and forgot."""
+    from refinery.cli import eval_spec
     from refinery.cli.run import going_on, run_stages
     from refinery.models.weights import no_weights
-    from refinery.spec import load_spec
 
     checkpoints = named(weights)
     folder = out or Path("runs", "-".join(checkpoints)[:60])
     evaluation: dict[str, Any] = {"domain": _listed(domain), "general": _listed(general)}
     if not any(evaluation.values()):
-        raise UserError(f"name what to measure: --domain and --general take {_known()}")
+        raise UserError(f"name what to measure with --domain and --general:\n{eval_spec.measurable()}")
     evaluation |= {"data": str(data)} if data else {}
     evaluation |= {"limit": limit} if limit else {}
     evaluation |= {"batch_size": batch_size} if batch_size else {}
@@ -72,13 +70,17 @@ def evaluate(
     spec |= {"evaluate": {key: value for key, value in evaluation.items() if value}}
     spec |= {"store": str(folder / "refinery.duckdb")}
     path = folder / "eval.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(HEAD.format(path=path) + yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), "utf-8")
+    loaded = eval_spec.checked(spec, set_)
+    gates = gates_before_run(loaded, fail_if, fail_unless)
+    eval_spec.write(spec, path, force)
     try:
-        run_stages(load_spec(path, set_), path, ("evaluate", "report"), set_)
+        run_stages(loaded, path, ("evaluate", "report"), set_)
     except KeyboardInterrupt:
         typer.echo(f"\n{going_on(path)}", err=True)
         raise typer.Exit(130) from None
+    typer.echo(eval_spec.next_words(path, loaded))
+    if not gates():
+        raise typer.Exit(1)
 
 
 def named(weights: Sequence[str]) -> dict[str, list[str]]:
@@ -104,9 +106,3 @@ def _name(text: str) -> str:
 
 def _listed(values: Sequence[str]) -> list[str]:
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
-
-
-def _known() -> str:
-    from refinery import catalog
-
-    return ", ".join([*catalog.suites(), *catalog.benchmarks()]) + ", or any task of lm-eval"

@@ -7,6 +7,7 @@ from evals.comparable import UNKNOWN
 from evals.importing import read, write
 from refinery.cli.printing import add, console, print_json, table
 from refinery.errors import UserError
+from refinery.runs import store_in
 from refinery.spec import load_spec
 from refinery.store import Store
 
@@ -14,6 +15,8 @@ from refinery.store import Store
 def import_results(path: Path, target: tuple[Path, Sequence[str]], name: str, seed: int | None, as_json: bool) -> None:
     """`target` is a spec or store, and what overrides the spec."""
     into, overrides = target
+    if into.is_dir():
+        into = store_in(into)
     found = read(path)
     if into.suffix == ".duckdb" and overrides:
         raise UserError(f"--set overrides a key of a spec, and {into} is a store")

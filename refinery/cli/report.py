@@ -18,7 +18,7 @@ SHORT = {"md": "markdown", "tex": "latex"}
 
 
 def report(
-    specs: Annotated[list[Path], typer.Argument(help="YAML specs whose runs are reported.", show_default=False)],
+    specs: Annotated[list[Path], typer.Argument(help="Specs, run folders or .duckdb stores.", show_default=False)],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write into; that of the store where it is left out.")
     ] = None,
@@ -60,12 +60,12 @@ def _formats(asked: list[str]) -> list[str]:
 def _gathered(specs: list[Path], overrides: list[str], measure: bool) -> tuple[list[ReportData], Path]:
     """Every point of every spec that has run, and the folder beside the first store; several specs get a folder of
     their own there."""
-    from refinery.spec import load_spec
+    from refinery.cli.run_specs import spec_of
     from refinery.store import Store
     from reports.gather import gather
 
     found, missing = [], []
-    loaded = [load_spec(path, overrides) for path in specs]
+    loaded = [spec_of(path, overrides) for path in specs]
     for spec in loaded:
         store = Store(spec.store_path, read_only=not measure)
         for point in spec.points:

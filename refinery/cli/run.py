@@ -1,10 +1,12 @@
 """The main flow, top to bottom: refine, train, evaluate, report. Each stage skips what already stands."""
 
+from __future__ import annotations
+
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -20,6 +22,9 @@ from refinery.records import digest
 from refinery.spec import SOURCE, Spec
 from refinery.store import Store
 from trainers import processes
+
+if TYPE_CHECKING:
+    from reports.data import ReportData
 
 LIBRARIES = ("refinery", "torch", "transformers", "trl", "peft", "lm-eval", "sentence-transformers", "duckdb", "numpy")
 OVERRIDE = "# --set "
@@ -37,21 +42,31 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
     store = Store(spec.store_path)
     with store.run_lock():
         run_id = store.start_run(spec.name, spec_text(spec_path, overrides), digest(spec.public()), versions())
-        failed: list[str] = []
+        failed: dict[str, list[str]] = {}
         with prompt_exit(going_on(spec_path), lambda: store.finish_run(run_id, "interrupted")), store.finishing(run_id):
             for stage in stages:
                 started = time.monotonic()
                 if stage == "report" and stage == stages[-1]:
                     store.finish_run(run_id, "complete")  # as the report will tell
                 with Progress(console, stage) as progress:
-                    failed += STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
+                    failed[stage] = STAGE_FUNCTIONS[stage](spec, store, run_id, progress)
                 if getattr(spec, stage, True) is not None:  # without train: there was nothing to be done
                     console.print(f"[bold]{stage}[/] done in {seconds(time.monotonic() - started)}", highlight=False)
             for line in data_lines(spec, store) if "refine" in stages else ():
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-            if failed:
-                what = "parts" if spec.matrix else "trainings"
-                raise UserError("\n".join([f"{len(failed)} {what} failed, the others stand:", *failed]))
+            if any(failed.values()):
+                raise UserError("\n".join(_failures(spec, failed)))
+
+
+def _failures(spec: Spec, failed: Mapping[str, list[str]]) -> list[str]:
+    """By stage what failed in it, under how many that are."""
+    if spec.matrix:
+        failed = {"": [line for lines in failed.values() for line in lines]}
+    lines = []
+    for stage, found in failed.items():
+        what = {"": "parts", "train": "trainings", "evaluate": "checkpoints"}.get(stage)
+        lines += [f"{len(found)} {what} failed, the others stand:"] * bool(found and what) + found
+    return lines
 
 
 def going_on(spec_path: Path) -> str:
@@ -170,6 +185,7 @@ def train(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str
 
 
 def evaluate(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str]:
+    """A line for each checkpoint from elsewhere that could not be scored, and each point of the matrix."""
     if spec.evaluate is None:
         progress.note("no evaluate: in the spec, nothing to evaluate")
         return []
@@ -178,19 +194,19 @@ def evaluate(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[
     failed = []
     for point in spec.points:
         try:
-            evaluate_final(point, store, run_id, progress)
+            failed += evaluate_final(point, store, run_id, progress)
         except UserError as error:
             if not point.keys:
                 raise
             failed.append(f"evaluate {point.label}: {error}")
-    return failed
+    return list(dict.fromkeys(failed))
 
 
 def report(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str]:
-    """One report; of a matrix one for each point, in a folder of its own, and a table over all of them."""
+    """One report; of a matrix one for each point, in a folder of its own, and a table over all of them. A line where
+    there are scores and none could be compared."""
     from reports.gather import gather
     from reports.report import write
-    from reports.terminal import terminal_table
 
     failed, folder = [], Path(spec.store_path).parent
     for point in spec.points:
@@ -203,8 +219,8 @@ def report(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[st
             failed.append(f"report {point.label}: {error}")
             continue
         paths = write(data, folder / "points" / point.folder if point.keys else folder)
-        if data.comparison is not None and not point.keys:
-            Console().print(terminal_table(data.comparison))
+        if not point.keys:
+            failed += _show(data)
         for kind, path in paths.items():
             Console().print(f"{kind} report: {path}", highlight=False, soft_wrap=True)
     if spec.matrix:
@@ -212,6 +228,23 @@ def report(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[st
 
         show_matrix(spec, store, Console())
     return failed
+
+
+def _show(data: ReportData) -> list[str]:
+    """The table and what qualifies it. A line where weights from elsewhere are scored and nothing can be compared."""
+    from reports import uncompared
+    from reports.terminal import terminal_table
+
+    out, notes = Console(), list(data.notes)
+    if data.comparison is not None:
+        out.print(terminal_table(data.comparison))
+        notes += data.comparison.notes
+    for note in dict.fromkeys(notes):
+        out.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if data.comparison is not None or data.base is None or not data.checkpoints or data.spec.train is not None:
+        return []
+    cure = uncompared.way_out(data.store, uncompared.settings(data.store, data.base, data.checkpoints))
+    return [f"nothing could be compared, as the notes say{': ' if cure else ''}{cure}"]
 
 
 STAGE_FUNCTIONS: dict[str, Callable[[Spec, Store, str, Any], list[str]]] = {

@@ -9,25 +9,27 @@ from evals.movement import Movement
 from evals.stages import matrices
 from evals.subjects import Shelf, Subject, Weights
 from refinery import served
+from refinery.cli.elsewhere import record_base, record_elsewhere
 from refinery.cli.progress import Progress
 from refinery.errors import UserError
 from refinery.graph import step_fingerprints
 from refinery.matrix import Point
-from refinery.models import identity
-from refinery.models.weights import folder, resolve
-from refinery.records import digest
-from refinery.served import SERVED
 from refinery.spec import SOURCE, EvaluateSpec, ModelSpec, Spec
 from refinery.store import ELSEWHERE, Row, Store
 
 
-def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) -> None:
+def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) -> list[str]:
     """The base, every final checkpoint of the point and every stage on the way to one, on every benchmark. What is
-    scored already is skipped. UserError before anything is asked where a server cannot give what a benchmark needs."""
+    scored already is skipped. A line for each checkpoint from elsewhere that could not be loaded: it leaves the others
+    alone. UserError before anything is asked where nothing is left, or a server cannot give what a benchmark needs."""
     spec = point.spec
     assert spec.evaluate is not None
-    base = _record_base(spec, store, run_id)
-    elsewhere = _record_elsewhere(spec, store, run_id, base)
+    base = record_base(spec, store, run_id)
+    elsewhere, failed = record_elsewhere(spec, store, run_id, base, progress.note)
+    if failed and not elsewhere and spec.train is None:
+        raise UserError("\n".join(failed))
+    for line in failed:
+        progress.note(f"failed: {line}")
     rows = [row for row in store.checkpoints() if row["role"] in ("base", "final", "stage")]
     if point.keys:
         own = _own(point, rows, store) | {base, *elsewhere}
@@ -43,24 +45,33 @@ def evaluate_final(point: Point, store: Store, run_id: str, progress: Progress) 
         if asked.is_served(row):
             harness.check(benchmarks, asked.of(row), spec.evaluate, heldout, select, judge)
     task = " ".join(filter(None, ["checkpoints", point.label]))
+    unloaded = set()
     for number, row in enumerate(rows):
         label = row["name"] if row["role"] == "base" else f"{row['name']} seed {row['seed']}"
         progress.update(task, number, len(rows), label)
-        harness.evaluate(
-            row["fingerprint"],
-            asked.of(row),
-            benchmarks,
-            spec.evaluate,
-            store=store,
-            heldout=heldout,
-            select=select,
-            judge=judge,
-        )
+        try:
+            harness.evaluate(
+                row["fingerprint"],
+                asked.of(row),
+                benchmarks,
+                spec.evaluate,
+                store=store,
+                heldout=heldout,
+                select=select,
+                judge=judge,
+            )
+        except UserError as error:
+            if row["method"] != ELSEWHERE or asked.is_served(row):
+                raise
+            unloaded.add(row["fingerprint"])
+            failed.append(f"{label}: {error}")
+            progress.note(f"failed: {failed[-1]}")
     progress.update(task, len(rows), len(rows))
-    _measure_movement(asked, store, base, rows, progress)
+    _measure_movement(asked, store, base, [row for row in rows if row["fingerprint"] not in unloaded], progress)
     for matrix in matrices(spec, store) if not point.keys else ():
         for line in matrix.lines():
             progress.note(line)
+    return failed
 
 
 @dataclass
@@ -134,39 +145,4 @@ def _own(point: Point, rows: list[Row], store: Store) -> set[str]:
         while name in bases and name not in found:
             found.add(name)
             name = bases[name].removeprefix("checkpoint:")
-    return found
-
-
-def _record_base(spec: Spec, store: Store, run_id: str) -> str:
-    """The base model as a checkpoint row, so that it is scored and cited like any other; its fingerprint."""
-    entry = served.through(spec)
-    if entry is not None and entry.backend == "openai":
-        base, path, params = identity(entry), "", {"model": entry.model, "served": spec.evaluate.backend}  # type: ignore[union-attr]
-    else:
-        base = identity(ModelSpec(model=spec.model, revision=spec.revision), fetch=True)
-        pinned = folder(spec.model, spec.revision, fetch=True) if spec.revision else None
-        path, params = str(pinned or resolve(spec.model)), {"model": spec.model}
-    store.start_checkpoint(base, run_id, "base", "none", params, spec.seed, "", base, path, "base")
-    store.finish_checkpoint(base, {"revision": spec.revision, **params})
-    return base
-
-
-def _record_elsewhere(spec: Spec, store: Store, run_id: str, base: str) -> list[str]:
-    """Weights trained elsewhere, and models that are served, as final checkpoints, a seed for each of a name; their
-    fingerprints."""
-    found = []
-    for name, paths in spec.checkpoints.items():
-        for seed, path in enumerate(paths):
-            if path.startswith(SERVED):
-                entry = spec.models[path.removeprefix(SERVED)]
-                weights, where = identity(entry, fetch=True), ""
-                params = {"model": entry.model, "weights": weights, "served": path.removeprefix(SERVED)}
-            else:
-                weights, where = identity(ModelSpec(model=path), fetch=True), resolve(path)
-                params = {"model": path, "weights": weights}
-            called = digest([name, seed, weights])  # equal weights under two names are two rows of a table
-            store.start_checkpoint(called, run_id, name, ELSEWHERE, params, seed, "", base, where, "final")
-            store.finish_checkpoint(called, params)
-            found.append(called)
-    store.keep_elsewhere(found)
     return found

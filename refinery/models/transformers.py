@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from refinery.errors import RowError, UserError
+from refinery.errors import RowError, UserError, one_line
 from refinery.models import tokens
 from refinery.models.base import Likelihood, Prompt, Reply, Sampling, check_text, texts_of
 from refinery.models.batcher import Batcher
@@ -49,6 +49,7 @@ def load(
     """
     try:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise UserError(f'backend transformers needs {error.name}: pip install "refinery[train]"') from error
@@ -62,8 +63,8 @@ def load(
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             loaded: Any = AutoModelForCausalLM.from_pretrained(place, dtype=kind, **options)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {model}: {str(error).strip().splitlines()[0]}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"model {model}: {one_line(error)}") from error
     loaded = with_adapter(loaded, adapter) if adapter else loaded
     return loaded.to(where).eval(), tokenizer
 
@@ -79,8 +80,7 @@ def with_adapter(model: Any, adapter: str, merged: bool = True) -> Any:
         found = PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
         return found.merge_and_unload() if merged else found
     except (ValueError, RuntimeError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"adapter {adapter}: it does not fit the model ({line})") from error
+        raise UserError(f"adapter {adapter}: it does not fit the model ({one_line(error)})") from error
 
 
 @contextlib.contextmanager

@@ -71,6 +71,8 @@ def no_weights(weights: str) -> str | None:
     from refinery.lab import MODELS
 
     path = Path(weights).expanduser()
+    if path.is_file():
+        return f"{weights}: this is a file: give its folder, {path.parent}"
     local = weights.startswith((".", "/", "~")) or weights.count("/") != 1 or path.parent.is_dir()
     if weights in MODELS or not local or path.is_dir():
         return None
