@@ -237,9 +237,8 @@ def _apart(items: Mapping[str, object], reference: Mapping[str, object]) -> str:
 
 
 def _block(paired: _Paired, weight: float = 1.0) -> Block:
-    labels = clusters(paired.items)
-    values = paired.second - paired.first
-    return Block(stats.by_cluster(values, labels) if labels else values, items=paired.like.benchmark, weight=weight)
+    values, labels = paired.second - paired.first, clusters(paired.items)
+    return Block(values, items=paired.like.benchmark, weight=weight, clusters=labels)
 
 
 def _line(name: str, kind: str, paired: _Paired, seed: int) -> Line:
@@ -277,7 +276,7 @@ def _mean(name: str, paired: Sequence[_Paired], seed: int) -> Line:
         second=float(np.mean([each.second.mean() for each in paired])),
         difference=found,
         n=sum(len(each.items) for each in paired),
-        n_clusters=sum(_block(each).values.shape[1] for each in paired),
+        n_clusters=sum(_block(each).drawn().shape[1] for each in paired),
         runs=len(paired[0].first),
         detectable=stats.detectable_by(found),
     )

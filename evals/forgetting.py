@@ -62,6 +62,8 @@ class MethodResult:
     picked on the same items and so looks a little too good: this errs on the strict side."""
     matches_best_domain: bool
     """The interval of `vs_best_domain` lies above -margin."""
+    vs_best_general: Estimate | None
+    """Of a method that matches: general mean minus that of `best_general`, which has no p."""
     general_centred: Effect | None = None
     """The general mean with every benchmark centred on chance (0 guessing, 1 perfect), so that a point of a two-way
     choice counts for what it is worth. None where a benchmark's chance is not known or all are 0."""
@@ -72,6 +74,8 @@ class Comparison:
     baseline: str
     best_domain: str
     """The method with the highest domain mean; "" where there is none."""
+    best_general: str
+    """Of the methods that match it, the one with the highest general mean."""
     margin: float
     methods: dict[str, MethodResult]
     notes: list[str] = field(default_factory=list)
@@ -138,12 +142,19 @@ def compare_panels(loaded: Panels, *, baseline: str, margin: float = 0.05, seed:
             general_mean=means.get("general"),
             vs_best_domain=vs_best,
             matches_best_domain=vs_best is not None and vs_best.low > -margin,
+            vs_best_general=None,
             general_centred=_centred(kinds["general"], name, baseline, margin, seed) if "general" in means else None,
         )
+    matching = {n: r.general_mean.score.value for n, r in results.items() if r.matches_best_domain and r.general_mean}
+    least = max(matching, key=matching.__getitem__, default="")
+    for name in matching:
+        vs_least = paired.vs_best(kinds["general"], name, least, margin, seed)
+        results[name] = replace(results[name], vs_best_general=vs_least)
     notes = [f"{n}: no {kind} mean, as it lacks a benchmark" for kind in whole for n in names if n not in whole[kind]]
     uneven = {name: results[name].n_seeds for name in names if results[name].n_seeds != results[names[0]].n_seeds}
     notes += [f"{name} has {n} runs, {names[0]} {results[names[0]].n_seeds}" for name, n in uneven.items()]
-    return Comparison(baseline, best, margin, _with_holm(results), [*loaded.notes, *notes])
+    notes += filter(None, (paired.pairing(loaded.found, name, baseline) for name in names if name != baseline))
+    return Comparison(baseline, best, least, margin, _with_holm(results), [*loaded.notes, *notes])
 
 
 def _effect(panels: Sequence[Panel], name: str, baseline: str, margin: float, seed: int) -> Effect:

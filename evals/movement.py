@@ -10,7 +10,7 @@ benchmarks that both answered in words.
 The first four are nats a token, all words of the vocabulary counted: a mean over each answer's tokens, then over
 answers. The answers are those that were scored (greedy, unless the benchmark samples), so a divergence is that of the
 distributions along them and no estimate of a divergence of whole sequences. `weights` is |θ - θ0| / |θ0|, whole and for
-each layer.
+each layer. Where one of the two has more words at the end of its vocabulary, all of this is over those that both have.
 """
 
 import hashlib
@@ -66,7 +66,8 @@ class Movement:
     _base: tuple[Any, Any] | None = None
 
     def measure(self, checkpoint: str) -> list[Score]:
-        """From the store where it stands there. Nothing where no benchmark has written answers."""
+        """From the store where it stands there. Nothing where no benchmark has written answers. UserError where it
+        is no version of the base."""
         asked = {kind: self._asked(checkpoint, names) for kind, names in self.benchmarks.items()}
         asked = {kind: some for kind, some in asked.items() if some}
         if not asked:
@@ -86,19 +87,20 @@ class Movement:
         if self._base is None:
             self._base = self.open_model(self.base)
         before, tokenizer = self._base
-        model, _ = self.open_model(checkpoint)
+        model, own_tokenizer = self.open_model(checkpoint)
+        common = vocabulary(model, own_tokenizer, before, tokenizer)
         scores: list[Score] = []
         samples: list[Sample] = []
         for kind, some in asked.items():
             name, fingerprint = f"{PREFIX}/{kind}", digest(found[kind])
-            rows = [_moved(before, model, tokenizer, each) | _said(each.own) for each in some]
+            rows = [_moved(before, model, tokenizer, each, common) | _said(each.own) for each in some]
             for metric in dict.fromkeys(key for row in rows for key in row):
                 own = [(each.item, row[metric]) for each, row in zip(some, rows, strict=True) if metric in row]
                 value = stats.t_mean([number for _, number in own])
                 interval = (value.value, value.low, value.high, len(own))
                 scores.append(Score(checkpoint, name, metric, *interval, fingerprint, False, found[kind]))
                 samples += [Sample(checkpoint, name, metric, i, v, "", "", "", fingerprint) for i, v in own]
-        whole, layers, size = distance(model.state_dict(), before.state_dict())
+        whole, layers, size = distance(model.state_dict(), before.state_dict(), common)
         weights = found["weights"]
         told = {**weights, "layers": layers}
         name = f"{PREFIX}/weights"
@@ -140,19 +142,35 @@ def _said(text: str) -> dict[str, float]:
 # ---- along an answer
 
 
-def _moved(before: Any, now: Any, tokenizer: Any, asked: Asked) -> dict[str, float]:
+def _moved(before: Any, now: Any, tokenizer: Any, asked: Asked, common: int | None) -> dict[str, float]:
     """The measures of one item that are known: none along an answer without a token."""
     found: dict[str, float] = {}
-    if along := along_answer(before, now, tokenizer, asked.prompt, asked.base):
+    if along := along_answer(before, now, tokenizer, asked.prompt, asked.base, common):
         found |= {"forward_kl": along["before_now"], "base_nll": along["nll_now"]}
-    if along := along_answer(before, now, tokenizer, asked.prompt, asked.own):
+    if along := along_answer(before, now, tokenizer, asked.prompt, asked.own, common):
         found |= {"reverse_kl": along["now_before"], "entropy": along["entropy_now"]}
     return found
 
 
-def along_answer(before: Any, now: Any, tokenizer: Any, prompt: str, answer: str) -> dict[str, float]:
+def vocabulary(now: Any, own_tokenizer: Any, before: Any, tokenizer: Any) -> int | None:
+    """Of how many words, the first ones, both models know; None: of all. UserError where more differs than what stands
+    at the end: a tokenizer with other words before, or a base whose own words do not all fit."""
+    rows = [model.get_input_embeddings().weight.shape[0] for model in (now, before)]
+    if rows[0] == rows[1]:
+        return None
+    common = min(rows)
+    ours, theirs = own_tokenizer.get_vocab(), tokenizer.get_vocab()
+    kept = {word: number for word, number in ours.items() if number < common}
+    if max(theirs.values()) >= common or any(kept.get(word) != number for word, number in theirs.items()):
+        raise UserError(f"its vocabulary of {rows[0]} is not the base's of {rows[1]} with words added at the end")
+    return common
+
+
+def along_answer(
+    before: Any, now: Any, tokenizer: Any, prompt: str, answer: str, common: int | None = None
+) -> dict[str, float]:
     """Means over the answer's tokens, nats: before_now KL(before || now), now_before KL(now || before), nll_now and
-    entropy_now. Empty where the answer has no token or the context no room for one."""
+    entropy_now; over the first `common` words. Empty where the answer has no token or the context no room for one."""
     import torch
 
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -166,7 +184,7 @@ def along_answer(before: Any, now: Any, tokenizer: Any, prompt: str, answer: str
         logits = [_logits(model, head, tail) for model in (before, now)]
         for start in range(0, len(tail), CHUNK):
             rows = slice(start, start + CHUNK)
-            p, q = (torch.log_softmax(each[rows].float(), -1) for each in logits)
+            p, q = (torch.log_softmax(each[rows, :common].float(), -1) for each in logits)
             targets = torch.tensor(tail[rows], device=q.device)[:, None]
             sums["before_now"] += float((p.exp() * (p - q)).sum())
             sums["now_before"] += float((q.exp() * (q - p)).sum())
@@ -187,12 +205,15 @@ def _logits(model: Any, head: Sequence[int], tail: Sequence[int]) -> "torch.Tens
 # ---- weights
 
 
-def distance(now: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[float, dict[str, float], int]:
+def distance(
+    now: Mapping[str, Any], before: Mapping[str, Any], common: int | None = None
+) -> tuple[float, dict[str, float], int]:
     """(whole, by layer, number of weights): |now - before| / |before|, Euclidean, in float64; a layer is what stands up
-    to the first number in a weight's name, or its name. UserError where they are not weights of one shape."""
+    to the first number in a weight's name, or its name. Of weights with a row a word, those of the first `common`.
+    UserError where they are not weights of one shape."""
     squares: dict[str, np.ndarray] = {}
     size = 0
-    for name, old, new in _pairs(now, before):
+    for name, old, new in _pairs(now, before, common):
         old, new = old.double(), new.double().to(old.device)
         both = np.array([float(((new - old) ** 2).sum()), float((old**2).sum())])
         squares[_layer(name)] = squares.get(_layer(name), np.zeros(2)) + both
@@ -202,11 +223,14 @@ def distance(now: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[float, 
     return float(np.sqrt(moved / length)), layers, size
 
 
-def _pairs(now: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _pairs(now: Mapping[str, Any], before: Mapping[str, Any], common: int | None) -> Iterator[tuple[str, Any, Any]]:
     for name, old in before.items():
-        if name not in now or now[name].shape != old.shape:
+        new = now.get(name)
+        if new is not None and new.shape != old.shape and common == min(len(new), len(old)):
+            new, old = new[:common], old[:common]
+        if new is None or new.shape != old.shape:
             raise UserError(f"the checkpoint is no version of the base: {name} has another shape or is not there")
-        yield name, old, now[name]
+        yield name, old, new
 
 
 def _layer(name: str) -> str:

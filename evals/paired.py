@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,20 +50,45 @@ def over_baseline(method: np.ndarray, base: np.ndarray, baseline: np.ndarray) ->
 
 
 def rows(panel: Panel, names: Sequence[str]) -> list[np.ndarray]:
-    """Scores of several arms, (seeds, items) each: as many seeds as all have; the base's one row beside each."""
-    seeds = min((len(panel.values[name]) for name in names if name != BASE), default=1)
-    return [np.broadcast_to(panel.values[name][:seeds], (seeds, len(panel.items))) for name in names]
+    """Scores of several arms, (seeds, items) each: the seeds that all have; the base's one row beside each."""
+    trained = [name for name in names if name != BASE]
+    places = dict(zip(trained, panel.shared(trained), strict=True))
+    seeds = len(places[trained[0]]) if trained else 1
+    taken = [panel.values[name][places[name]] if name in places else panel.values[name] for name in names]
+    return [np.broadcast_to(x, (seeds, len(panel.items))) for x in taken]
 
 
 def _blocks(panels: Sequence[Panel], names: Sequence[str], combine: Callable[..., np.ndarray]) -> list[Block]:
     times = Counter(panel.benchmark for panel in panels)
-    found = []
+    found: list[Block] = []
     for panel in panels:
-        values, labels = combine(*rows(panel, names)), clusters(panel.items)
         weight = 1 / (len(times) * times[panel.benchmark])
-        values = stats.by_cluster(values, labels) if labels else values
-        found.append(Block(values, runs=panel.runs, items=panel.items, weight=weight))
+        if _unpaired(panel, names):
+            found += _sides(panel, names, combine, weight)
+        else:
+            found.append(block(panel, combine(*rows(panel, names)), weight))
     return found
+
+
+def _sides(panel: Panel, names: Sequence[str], combine: Callable[..., np.ndarray], weight: float) -> Iterator[Block]:
+    """Of methods without a common seed: each one's part of a linear `combine`, with all its runs, on shared items."""
+    trained = [name for name in names if name != BASE]
+    for own in trained:
+        there = (own, BASE) if own == trained[0] else (own,)
+        shape = panel.values[own].shape
+        parts = [np.broadcast_to(panel.values[n], shape) if n in there else np.zeros(shape) for n in names]
+        side = block(panel, combine(*parts), weight)
+        yield replace(side, runs=(panel.runs, own), shows_changes=own == trained[0])
+
+
+def _unpaired(panel: Panel, names: Sequence[str]) -> bool:
+    trained = [name for name in names if name != BASE and name in panel.values]
+    return len(trained) > 1 and not panel.shared(trained)[0]
+
+
+def block(panel: Panel, values: np.ndarray, weight: float = 1.0) -> Block:
+    """Of figures made from the panel's scores, (seeds, items[, k])."""
+    return Block(values, runs=panel.runs, items=panel.items, weight=weight, clusters=clusters(panel.items))
 
 
 def mean(
@@ -75,12 +100,12 @@ def mean(
     margin: float | None = None,
 ) -> Estimate:
     """Of `combine` of the arms' scores, each (seeds, items), every panel's benchmark counting the same. One method with
-    one seed on right or wrong has a Wilson interval. `missing`: why there can be none."""
+    one seed on right or wrong has a Wilson interval, unless items share a context. `missing`: why there can be none."""
     if missing:
         return _not_estimable(panels, names, missing)
     found = stats.crossed(_blocks(panels, names, combine), seed=seed)
     low, high = found.low, found.high
-    if len(names) == len(panels) == 1 and len(panels[0].values[names[0]]) == 1 and _binary(panels[0].values[names[0]]):
+    if len(names) == len(panels) == 1 and _one_run_of_items(panels[0], names[0]):
         low, high = stats.wilson(panels[0].values[names[0]].sum(), len(panels[0].items))
     p, least = (found.p, stats.detectable_by(found)) if len(names) > 1 else (math.nan, math.nan)
     worse = math.nan if margin is None else stats.noninferiority(found, margin)
@@ -119,6 +144,8 @@ def mean_of_ratios(panels: Sequence[Panel], name: str, baseline: str, seed: int,
         if not found.estimable:
             where = "" if len(panels) == 1 else f" on {panel.benchmark}"
             return _not_estimable(panels, [name, baseline], found.note + where)
+        if len(panels) > 1 and _unpaired(panel, [name, baseline]):
+            return _not_estimable(panels, [name, baseline], f"not estimable: {UNPAIRED}")
     if len(panels) == 1:
         return replace(each[0], value=each[0].value - 1, low=each[0].low - 1, high=each[0].high - 1)
     return replace(mean(panels, [name, baseline], pull, seed), p=math.nan)
@@ -138,8 +165,10 @@ def level(panels: Sequence[Panel], name: str) -> float:
     return float(stats.moments(_blocks(panels, [name], lambda m: m)).estimate[0])
 
 
-def _binary(values: np.ndarray) -> bool:
-    return bool(np.isin(values, (0.0, 1.0)).all())
+def _one_run_of_items(panel: Panel, name: str) -> bool:
+    """Whether its scores are one right or wrong an item, each item for itself."""
+    values = panel.values[name]
+    return len(values) == 1 and bool(np.isin(values, (0.0, 1.0)).all()) and clusters(panel.items) is None
 
 
 def _items(panels: Sequence[Panel]) -> int:
@@ -147,15 +176,37 @@ def _items(panels: Sequence[Panel]) -> int:
 
 
 def runs(panels: Sequence[Panel], names: Sequence[str]) -> int:
-    """Training runs behind an estimate: the seeds that all of `names` have, summed over stores."""
+    """Training runs behind an estimate: the seeds that all of `names` have, summed over stores; of methods without a
+    common seed those of the one that has fewest."""
     known = [name for name in names if name != BASE and all(name in panel.values for panel in panels)]
-    seeds = {panel.runs: min((len(panel.values[name]) for name in known), default=1) for panel in panels}
+    seeds = {panel.runs: 1 for panel in panels}
+    for panel in panels if known else ():
+        seeds[panel.runs] = len(panel.shared(known)[0]) or min(len(panel.values[name]) for name in known)
     return sum(seeds.values())
+
+
+UNPAIRED = "the methods have no seed in common"
+
+
+def pairing(panels: Sequence[Panel], one: str, other: str) -> str:
+    """What has to be said of the runs behind a difference of two methods; "" where all are paired."""
+    for panel in panels:
+        if one in panel.values and other in panel.values:
+            shared, most = len(panel.shared([one, other])[0]), max(len(panel.values[name]) for name in (one, other))
+            if not shared:
+                return f"{one} and {other} have no seed in common: their difference is one of means, not paired by seed"
+            if shared < most:
+                return f"{one} and {other} differ in seeds: their difference is on the {shared} that both have"
+    return ""
 
 
 def _few(panels: Sequence[Panel], names: Sequence[str]) -> str:
     trained = any(name != BASE for name in names)
-    return "one seed: the interval speaks of items alone" if trained and runs(panels, names) == 1 else ""
+    alone = trained and runs(panels, names) == 1
+    if any(_unpaired(panel, names) for panel in panels):
+        fewest = ", and the interval does not know how trainings of one of them differ" if alone else ""
+        return f"{UNPAIRED}{fewest}"
+    return "one seed: the interval speaks of items alone" if alone else ""
 
 
 def _not_estimable(panels: Sequence[Panel], names: Sequence[str], why: str) -> Estimate:

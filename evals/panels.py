@@ -1,7 +1,7 @@
 """From the store to arrays: the scores of several checkpoints on the same items, and only where they are comparable."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -43,6 +43,16 @@ class Panel:
     """The score of guessing; None where it is not known."""
     like: Score | None = None
     """The base's score: what all were measured like; None for arrays that come from no store."""
+    seeds: Mapping[str, Sequence[Hashable]] = field(default_factory=dict)
+    """Method to the seed of each of its rows; of a method that is not here they are 0, 1, 2 and so on."""
+
+    def seeds_of(self, name: str) -> list[Hashable]:
+        return list(self.seeds.get(name, range(len(self.values[name]))))
+
+    def shared(self, names: Sequence[str]) -> list[list[int]]:
+        """Of each of these methods the rows of the seeds that all of them have, in one order of seeds."""
+        own = [self.seeds_of(name) for name in names]
+        return [[seeds.index(s) for s in own[0] if all(s in each for each in own)] for seeds in own]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evals.comparable import judge
 from reports.cells import ABSENT, Cell, numeric, shown
 
 if TYPE_CHECKING:
+    from evals.panels import Panel
     from evals.stats import Mean
 
 RECIPE = "method"
@@ -208,8 +210,9 @@ def missing(cells: Sequence[Cell]) -> list[tuple[str, str, Cell]]:
     return found
 
 
-def effects(design: Design) -> list[Effect]:
-    """Main effects of every level against the factor's first, then interactions of two and of three factors."""
+def effects(design: Design, notes: list[str]) -> list[Effect]:
+    """Main effects of every level against the factor's first, then interactions of two and of three factors. `notes`:
+    what `contrast` has to say."""
     names = list(design.factors)
     found = []
     for size in range(1, len(names) + 1):
@@ -217,7 +220,7 @@ def effects(design: Design) -> list[Effect]:
             for levels in itertools.product(*(design.factors[name][1:] for name in chosen)):
                 wanted = dict(zip(chosen, levels, strict=True))
                 weights = [(design.cells[key], _weight(design, key, wanted)) for key in design.cells]
-                found.append(Effect(wanted, contrast(weights, "domain"), contrast(weights, "general")))
+                found.append(Effect(wanted, contrast(weights, "domain", notes), contrast(weights, "general", notes)))
     return found
 
 
@@ -234,10 +237,11 @@ def _weight(design: Design, key: Sequence[str], wanted: Mapping[str, str]) -> fl
     return weight
 
 
-def contrast(weights: Sequence[tuple[Cell, float]], kind: str) -> Mean | None:
-    """A weighted sum of cells' means over the benchmarks of `kind`, paired by item and by seed; None where cells were
-    not measured on the same items."""
+def contrast(weights: Sequence[tuple[Cell, float]], kind: str, notes: list[str]) -> Mean | None:
+    """A weighted sum of cells' means over the benchmarks of `kind`, paired by item and by the seeds that all have, by
+    item alone where there are none. None where cells were not measured on the same items, or not alike."""
     from evals import stats
+    from evals.paired import block
 
     used = [(cell, weight) for cell, weight in weights if weight]
     panels = [{p.benchmark: p for p in cell.panels if p.kind == kind and cell.method in p.values} for cell, _ in used]
@@ -245,13 +249,30 @@ def contrast(weights: Sequence[tuple[Cell, float]], kind: str) -> Mean | None:
         return None
     blocks = []
     for benchmark, first in panels[0].items():
-        if any(each[benchmark].items != first.items for each in panels):
+        own = [(cell, weight, each[benchmark]) for (cell, weight), each in zip(used, panels, strict=True)]
+        if refused := _unlike(own):
+            notes.append(f"No difference is shown on {benchmark}: {refused}.")
+        if refused or any(panel.items != first.items for _, _, panel in own):
             return None
-        arrays = [each[benchmark].values[cell.method] for each, (cell, _) in zip(panels, used, strict=True)]
-        seeds = min(map(len, arrays))
-        summed = np.sum([w * x[:seeds] for (_, w), x in zip(used, arrays, strict=True)], axis=0)
-        blocks.append(stats.Block(summed, items=first.items, weight=1 / len(panels[0])))
+        seeds = [panel.seeds_of(cell.method) for cell, _, panel in own]
+        arrays = [weight * panel.values[cell.method] for cell, weight, panel in own]
+        if shared := [seed for seed in seeds[0] if all(seed in each for each in seeds)]:
+            rows = [x[[each.index(seed) for seed in shared]] for x, each in zip(arrays, seeds, strict=True)]
+            blocks.append(block(first, np.sum(rows, axis=0), 1 / len(panels[0])))
+        else:
+            sides = [block(first, x, 1 / len(panels[0])) for x in arrays]
+            blocks += [replace(side, runs=i, shows_changes=i == 0) for i, side in enumerate(sides)]
+            notes.append(f"{', '.join(cell.name for cell, _, _ in own)} have no seed in common: not paired by seed.")
     return stats.crossed(blocks)
+
+
+def _unlike(own: Sequence[tuple[Cell, float, Panel]]) -> str:
+    """What keeps the cells' scores on one benchmark from being compared; "" where nothing does."""
+    (first, _, panel), *others = own
+    for cell, _, other in others:
+        if panel.like and other.like and (words := judge(other.like, panel.like).words):
+            return f"{cell.name} was measured otherwise than {first.name} ({words})"
+    return ""
 
 
 def differing(cells: Sequence[Cell], key: str) -> dict[str, str]:

@@ -51,7 +51,7 @@ def gather(store: Store, spec: Spec) -> ReportData:
         requests=store.query(_REQUESTS),
         notes=notes,
         stages=stages(store, spec, base),
-        explorer=explorer(store, panels, base, checkpoints, trained.shared_seed(checkpoints)),
+        explorer=explorer(store, panels, base, checkpoints),
         rewriters=trained.rewriters(store, spec, {step.name: step.row["fingerprint"] for step in steps}),
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from refinery.records import Score
 from refinery.rewriters import located
 from refinery.spec import Spec
 from refinery.store import ELSEWHERE, Row, Store
-from reports import table
 from reports.data import VALIDATION, ItemShown, Trial, is_primary
 
 if TYPE_CHECKING:
@@ -46,17 +46,6 @@ def checkpoints(store: Store, spec: Spec, notes: list[str]) -> tuple[Row | None,
     return bases.get(used) if used else next(iter(reversed(bases.values())), None), found
 
 
-def shared_seeds(finals: Mapping[str, Sequence[Row]]) -> set[int]:
-    """Those with which every method was trained."""
-    return set.intersection(*({row["seed"] for row in rows} for rows in finals.values())) if finals else set()
-
-
-def shared_seed(finals: Mapping[str, Sequence[Row]]) -> int | None:
-    """The first of them, in the order of the spec: the trainings whose panels' first rows are."""
-    shared = shared_seeds(finals)
-    return next((row["seed"] for rows in finals.values() for row in rows if row["seed"] in shared), None)
-
-
 def rewriters(store: Store, spec: Spec, steps: Mapping[str, str]) -> dict[str, tuple[Row, dict[str, dict[int, float]]]]:
     """Of the spec's rewriters, those that are trained: checkpoint and metrics. `steps`: their fingerprints."""
     found = {}
@@ -75,19 +64,19 @@ def metrics(store: Store, checkpoint: str) -> dict[str, dict[int, float]]:
     return found
 
 
+def seed_of(row: Row) -> Hashable:
+    """What trainings of two methods are paired by: of weights from elsewhere their place in the list, which is no seed
+    of a training here."""
+    return (ELSEWHERE, row["seed"]) if row["method"] == ELSEWHERE else row["seed"]
+
+
 def comparison(
     store: Store, spec: Spec, base: Row | None, finals: Mapping[str, Sequence[Row]], notes: list[str]
 ) -> tuple[list[Panel], Comparison | None]:
-    """Of the seeds that every method was trained with, so that like is compared with like."""
+    """Each method with all its seeds; two of them are paired on those that both have."""
     if base is None or not finals or spec.evaluate is None:
         return [], None
-    shared = shared_seeds(finals)
-    if not shared:
-        notes.append("No seed is common to all trained methods, so they are not compared.")
-        return [], None
-    if any(row["seed"] not in shared for rows in finals.values() for row in rows):
-        notes.append(f"Compared on the seeds that every method has: {table.numbers(sorted(shared))}.")
-    methods = {name: [row["fingerprint"] for row in rows if row["seed"] in shared] for name, rows in finals.items()}
+    methods = {name: [row["fingerprint"] for row in rows] for name, rows in finals.items()}
     loaded = load(
         store, base=base["fingerprint"], methods=methods, domain=spec.evaluate.domain, general=spec.evaluate.general
     )
@@ -96,8 +85,18 @@ def comparison(
         return [], None
     from evals.forgetting import compare_panels  # needs scipy, which a run that only refines does without
 
+    seeds = {name: list(map(seed_of, rows)) for name, rows in finals.items()}
+    loaded = replace(loaded, found=[replace(panel, seeds=seeds) for panel in loaded.found])
     baseline = spec.report.baseline or next(iter(methods))
     return loaded.found, compare_panels(loaded, baseline=baseline, margin=spec.report.margin)
+
+
+def measured(store: Store, checkpoint: str, panel: Panel) -> str:
+    """The fingerprint of the evaluation that a checkpoint's row of the panel is from: the base's, or, of a score that
+    is only like it, the last one's."""
+    known = [score.fingerprint for score in store.scores(checkpoint, panel.benchmark) if is_primary(score)]
+    like = panel.like.fingerprint if panel.like else ""
+    return like if like in known else known[-1] if known else ""
 
 
 def items(
@@ -120,12 +119,15 @@ def items(
     if known:
         best = max(known, key=known.__getitem__)
         shown[best] = finals[best][0]["fingerprint"]
-    sql = """SELECT b.item, b.prompt, b.target
-             FROM samples b JOIN samples m USING (benchmark, metric, item, fingerprint)
-             WHERE b.checkpoint = ? AND m.checkpoint = ? AND benchmark = ? AND b.value >= 1 AND m.value <= 0
-               AND b.prompt <> '' ORDER BY md5(item), item LIMIT ?"""
-    rows = store.query(sql, [shown[BASE], shown[baseline], worst.benchmark, ITEMS_SHOWN])
-    answers = {name: _answers(store, checkpoint, worst.benchmark, rows) for name, checkpoint in shown.items()}
+    marks = {name: measured(store, checkpoint, worst) for name, checkpoint in shown.items()}
+    sql = """SELECT b.item, b.prompt, b.target FROM samples b JOIN samples m USING (benchmark, metric, item)
+             WHERE b.checkpoint = ? AND m.checkpoint = ? AND b.fingerprint = ? AND m.fingerprint = ? AND benchmark = ?
+               AND b.value >= 1 AND m.value <= 0 AND b.prompt <> '' ORDER BY md5(item), item LIMIT ?"""
+    compared = [shown[BASE], shown[baseline], marks[BASE], marks[baseline], worst.benchmark]
+    rows = store.query(sql, [*compared, ITEMS_SHOWN])
+    answers = {
+        name: _answers(store, checkpoint, worst.benchmark, marks[name], rows) for name, checkpoint in shown.items()
+    }
     return [
         ItemShown(
             worst.benchmark, baseline, row["prompt"], row["target"], {n: a[row["item"]] for n, a in answers.items()}
@@ -134,11 +136,11 @@ def items(
     ]
 
 
-def _answers(store: Store, checkpoint: str, benchmark: str, rows: Sequence[Row]) -> dict[str, str]:
-    """Item to answer, for the items of `rows`."""
-    sql = """SELECT item, response FROM samples WHERE checkpoint = ? AND benchmark = ? AND prompt <> ''
-             AND list_contains(?::VARCHAR[], item)"""
-    found = store.query(sql, [checkpoint, benchmark, [row["item"] for row in rows]])
+def _answers(store: Store, checkpoint: str, benchmark: str, marks: str, rows: Sequence[Row]) -> dict[str, str]:
+    """Item to answer, for the items of `rows`, from the evaluation with the fingerprint `marks`."""
+    sql = """SELECT item, response FROM samples WHERE checkpoint = ? AND benchmark = ? AND fingerprint = ?
+             AND prompt <> '' AND list_contains(?::VARCHAR[], item)"""
+    found = store.query(sql, [checkpoint, benchmark, marks, [row["item"] for row in rows]])
     return {row["item"]: row["response"] for row in found}
 
 

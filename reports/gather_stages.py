@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from evals.panels import BASE, Panel, load
 from refinery.spec import Spec
@@ -42,6 +41,8 @@ def _staged(store: Store, spec: Spec, base: Row, matrix: Matrix) -> Staged:
         domain=spec.evaluate.domain,
         general=spec.evaluate.general,
     )
+    seeds = {name: [row["seed"] for row in known if row["name"] == name] for name in arms}
+    loaded = replace(loaded, found=[replace(panel, seeds=seeds) for panel in loaded.found])
     panels = {panel.benchmark: panel for panel in loaded.found}
     scores = [[_score(panels[b], arm) if b in panels else None for b in matrix.columns] for arm in named]
     own = {b: named[i + 1] for i, b in enumerate(spec.evaluate.domain[: len(named) - 1])}
@@ -56,22 +57,24 @@ def _change(panels: Mapping[str, Panel], benchmark: str, one: str, other: str) -
 
 
 def _paired(changes: Sequence[tuple[Panel, str, str]]) -> Mean | None:
-    """The mean over panels of one arm less another; None where either was not measured."""
+    """The mean over panels of one arm less another, on the seeds that both have; None where either was not measured."""
     from evals import stats
+    from evals.paired import block, rows
 
     if not changes or any(arm not in panel.values for panel, *arms in changes for arm in arms):
         return None
     blocks = []
-    for panel, one, other in changes:
-        a, b = panel.values[one], panel.values[other]
-        seeds = max(len(a), len(b)) if BASE in (one, other) else min(len(a), len(b))
-        rows = [np.broadcast_to(x[:seeds] if len(x) > 1 else x, (seeds, len(panel.items))) for x in (a, b)]
-        blocks.append(stats.Block(rows[0] - rows[1], items=panel.items, weight=1 / len(changes)))
+    for panel, *arms in changes:
+        a, b = rows(panel, arms)
+        if not len(a):
+            return None
+        blocks.append(block(panel, a - b, 1 / len(changes)))
     return stats.crossed(blocks)
 
 
 def _score(panel: Panel, arm: str) -> Mean | None:
     """One arm's mean score with its interval; None where it was not measured."""
     from evals import stats
+    from evals.paired import block
 
-    return stats.crossed([stats.Block(panel.values[arm], items=panel.items)]) if arm in panel.values else None
+    return stats.crossed([block(panel, panel.values[arm])]) if arm in panel.values else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from evals.panels import BASE, Panel, Panels
+from evals.panels import BASE, Panel, Panels, clusters
 from refinery.errors import UserError, did_you_mean
 from reports import across, headline, table
 from reports.arms import arm, row_of
@@ -31,7 +31,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "HellaSwag": ("hellaswag",),
     "HumanEval": ("humaneval",),
     "MMLU": ("mmlu",),
-    "TruthfulQA": ("truthfulqa_mc2", "truthfulqa_mc1", "truthfulqa"),
+    "TruthfulQA": ("truthfulqa_mc1",),
     "Winogrande": ("winogrande",),
     "Strict": ("knowledge_direct",),
     "OOD": ("knowledge_indirect",),
@@ -142,13 +142,16 @@ def _lenient(data: ReportData, names: Mapping[str, str]) -> dict[str, Mean]:
         for sample in data.store.query(sql, [[each["fingerprint"] for each in data.checkpoints[name]]]):
             own.setdefault(sample["checkpoint"], {})[sample["item"]] = sample["value"]
         if own and len({tuple(each) for each in own.values()}) == 1:
-            found[row] = stats.crossed([stats.Block(np.array([list(each.values()) for each in own.values()]))])
+            values = np.array([list(each.values()) for each in own.values()])
+            groups = clusters(tuple(next(iter(own.values()))))
+            found[row] = stats.crossed([stats.Block(values, clusters=groups)])
     return found
 
 
 def _only(panel: Panel, own: Mapping[str, str]) -> Panel:
     arms = {row: panel.values[name] for row, name in own.items() if name in panel.values}
-    return replace(panel, values={BASE: panel.values[BASE], **arms})
+    seeds = {row: panel.seeds_of(name) for row, name in own.items() if name in panel.values}
+    return replace(panel, values={BASE: panel.values[BASE], **arms}, seeds=seeds)
 
 
 # ---- the table

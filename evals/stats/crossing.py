@@ -20,14 +20,25 @@ class Block:
     """Paired differences on one benchmark, and whom they share their chances with."""
 
     values: np.ndarray
-    """(seeds, items), or (seeds, items, k) where k quantities are estimated together. Items that share a context go in
-    by `by_cluster`."""
+    """(seeds, items), or (seeds, items, k) where k quantities are estimated together."""
     runs: Hashable = 0
     """Blocks with equal `runs` were measured on the same training runs: their seeds are drawn together."""
     items: Hashable = 0
     """Blocks with equal `items` hold the same test items in the same order: these are drawn together."""
     weight: float = 1.0
     """The estimate is the sum over blocks of weight times mean."""
+    clusters: Sequence[Hashable] | None = None
+    """The group of each item, where items share a context: then groups are drawn, by `by_cluster`. Blocks with equal
+    `items` have equal groups."""
+    shows_changes: bool = True
+    """Whether one answer more, lost or gained, would show here; False of the other side of an unpaired difference,
+    which would count it again."""
+
+    def drawn(self) -> np.ndarray:
+        """(seeds, what is drawn, k)."""
+        x = np.asarray(self.values, dtype=float)
+        x = x[..., None] if x.ndim == 2 else x
+        return x if self.clusters is None else by_cluster(x, self.clusters)
 
 
 def crossed(blocks: Sequence[Block], confidence: float = 0.95, seed: int = 0, draws: int = DRAWS) -> Mean:
@@ -92,8 +103,7 @@ def moments(blocks: Sequence[Block]) -> Moments:
     seeds' means show the first and third term, the items' means the second and third, so the third, which the
     residuals show, is taken off once. The sum is never less than what the items' means alone show.
     """
-    arrays = [np.asarray(b.values, dtype=float) for b in blocks]
-    arrays = [x[..., None] if x.ndim == 2 else x for x in arrays]
+    arrays = [b.drawn() for b in blocks]
     estimate = np.sum([b.weight * x.mean((0, 1)) for b, x in zip(blocks, arrays, strict=True)], axis=0)
     by_runs = _parts([b.runs for b in blocks], [b.weight * x.mean(1) for b, x in zip(blocks, arrays, strict=True)])
     by_items = _parts([b.items for b in blocks], [b.weight * x.mean(0) for b, x in zip(blocks, arrays, strict=True)])
@@ -115,15 +125,19 @@ def moments(blocks: Sequence[Block]) -> Moments:
 
 def _unseen(blocks: Sequence[Block], arrays: Sequence[np.ndarray], group: Sequence[int]) -> np.ndarray:
     """(k,) of the blocks in `group`, which share their items: by how much their variance over items would be larger
-    with one more item lost and one gained."""
+    with one more item lost and one gained, each in a cluster of its own where there are clusters."""
     total, weight = (
         np.sum([blocks[j].weight * arrays[j].mean(0) for j in group], axis=0),
         np.zeros(arrays[group[0]].shape[2]),
     )
     for j in group:
-        weight = weight + abs(blocks[j].weight) * np.isin(arrays[j], (-1.0, 0.0, 1.0)).all((0, 1))
-    n = len(total) + 2
-    larger = ((total**2).sum(0) + 2 * weight**2) / n - (total.sum(0) / n) ** 2
+        raw = np.asarray(blocks[j].values, dtype=float).reshape(*blocks[j].values.shape[:2], -1)
+        known = np.isin(raw, (-1.0, 0.0, 1.0)).all((0, 1)) & blocks[j].shows_changes
+        weight = weight + abs(blocks[j].weight) * known
+    items, drawn, mean = raw.shape[1], len(total), total.mean(0)
+    apart = ((items / drawn) ** 2 - 1) * ((total - mean) ** 2).sum(0) + (items - drawn) * mean**2
+    n = items + 2
+    larger = ((total**2).sum(0) + apart + 2 * weight**2) / n - (items / drawn * total.sum(0) / n) ** 2
     return np.where(weight > 0, np.maximum(0.0, larger / n - np.diag(_mean_covariance(total))), 0.0)
 
 
@@ -178,10 +192,10 @@ def replicates(blocks: Sequence[Block], draws: int, seed: int) -> np.ndarray:
     run_of, items_of = ({j: n for n, g in enumerate(_groups(keys)) for j in g} for keys in _keys(blocks))
     drawn: np.ndarray | float = 0.0
     for j, block in enumerate(blocks):
-        values = np.asarray(block.values, dtype=float)
+        values = block.drawn()
         if values.shape[1] > GROUPS:
             values = by_cluster(values, [item % GROUPS for item in range(values.shape[1])])
-        x = values.reshape(values.shape[0], values.shape[1], -1).astype(np.float32)  # (S, I, k)
+        x = values.astype(np.float32)  # (S, I, k)
         seeds = _shares(x.shape[0], draws, (seed, 0, run_of[j]))
         items = _shares(x.shape[1], draws, (seed, 1, items_of[j]))
         means = (items @ x.swapaxes(0, 1).reshape(x.shape[1], -1)).reshape(draws, x.shape[0], -1)  # (draws, S, k)

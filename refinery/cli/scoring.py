@@ -115,8 +115,8 @@ class Subjects:
 
 
 def _measure_movement(asked: Subjects, store: Store, base: str, rows: list[Row], progress: Progress) -> None:
-    """How far each checkpoint is from the base, where the weights of both are here; what stands is not measured
-    again."""
+    """How far each checkpoint is from the base, where the weights of both are here and one is a version of the other;
+    what stands is not measured again."""
     settings = asked.settings
     here = {row["fingerprint"]: row for row in rows if row["path"]}
     trained = [row for row in here.values() if row["fingerprint"] != base]
@@ -132,7 +132,10 @@ def _measure_movement(asked: Subjects, store: Store, base: str, rows: list[Row],
     )
     for number, row in enumerate(trained):
         progress.update("movement", number, len(trained), f"{row['name']} seed {row['seed']}")
-        moving.measure(row["fingerprint"])
+        try:
+            moving.measure(row["fingerprint"])
+        except UserError as error:  # everything is scored by now: the report is to be had all the same
+            progress.note(f"{row['name']} seed {row['seed']}: how far it moved was not measured: {error}")
     progress.update("movement", len(trained), len(trained))
 
 

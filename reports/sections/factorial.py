@@ -42,11 +42,10 @@ def factorial(reports: Sequence[ReportData]) -> list[Block]:
 
 
 def _design(number: int, design: Design) -> list[Block]:
-    return [
-        Heading(f"Crossing {' × '.join(design.factors)}", 3),
-        _figure(number, design),
-        _effects(number, design, effects(design)),
-    ]
+    notes: list[str] = []
+    found = _effects(number, design, effects(design, notes))
+    warnings = [Paragraph(note, "warning") for note in dict.fromkeys(notes)]
+    return [Heading(f"Crossing {' × '.join(design.factors)}", 3), _figure(number, design), found, *warnings]
 
 
 def _figure(number: int, design: Design) -> Figure:

@@ -33,7 +33,10 @@ def sensitivity(reports: Sequence[ReportData]) -> list[Block]:
         by_key.setdefault(sweep.key, []).append(sweep)
     if not by_key:
         return []
-    return [Heading("Sensitivity"), Paragraph(_HOW, "note"), *(_figure(key, own) for key, own in by_key.items())]
+    notes: list[str] = []
+    figures = [_figure(key, own, notes) for key, own in by_key.items()]
+    warnings = [Paragraph(note, "warning") for note in dict.fromkeys(notes)]
+    return [Heading("Sensitivity"), Paragraph(_HOW, "note"), *warnings, *figures]
 
 
 _HOW = (
@@ -42,7 +45,7 @@ _HOW = (
 )
 
 
-def _figure(key: str, found: Sequence[Sweep]) -> Figure:
+def _figure(key: str, found: Sequence[Sweep], notes: list[str]) -> Figure:
     numeric = all(sweep.numeric for sweep in found)
     words = list(dict.fromkeys(shown(value) for sweep in found for value in sweep.values))
     if numeric:
@@ -59,7 +62,7 @@ def _figure(key: str, found: Sequence[Sweep]) -> Figure:
     drawn = plots_designs.curves(
         f"sweep-of-{key}".replace(".", "-"), title, description, panels, series, key, ticks, log
     )
-    changes = {kind: [_against_first(sweep, kind) for sweep in found] for kind, _ in KINDS}
+    changes = {kind: [_against_first(sweep, kind, notes) for sweep in found] for kind, _ in KINDS}
     holm = _holm([change for each in changes.values() for own in each for change in own])
     return Figure(title, description, drawn, _table(key, found, changes, holm), _caption(changes, holm))
 
@@ -122,9 +125,9 @@ def _table(key: str, found: Sequence[Sweep], changes: Changes, holm: dict[int, f
     return Table(columns, rows, name=f"sensitivity-{key}".replace(".", "-").replace("_", "-"))
 
 
-def _against_first(sweep: Sweep, kind: str) -> list[Mean | None]:
+def _against_first(sweep: Sweep, kind: str, notes: list[str]) -> list[Mean | None]:
     first = sweep.cells[0]
-    return [None if cell is first else contrast([(cell, 1.0), (first, -1.0)], kind) for cell in sweep.cells]
+    return [None if cell is first else contrast([(cell, 1.0), (first, -1.0)], kind, notes) for cell in sweep.cells]
 
 
 def _holm(changes: Sequence[Mean | None]) -> dict[int, float]:
@@ -137,7 +140,7 @@ def _holm(changes: Sequence[Mean | None]) -> dict[int, float]:
 def _caption(changes: Changes, holm: dict[int, float]) -> str:
     """Whether anything moved by more than chance."""
     if not holm:
-        return "The values were not measured on the same items."
+        return "The values were not measured alike on the same items."
     moved = [
         title
         for kind, title in KINDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,13 +67,23 @@ def _cautions(data: ReportData) -> list[Block]:
     found = [LAB] if data.lab else []
     found += data.notes
     if data.comparison:
-        few = min((method.n_seeds for method in data.comparison.methods.values()), default=0)
-        if few == 1:
-            found.append("One training per method: the intervals speak of test items alone, not of another seed.")
-        elif few < 3:
-            found.append(f"{few} trainings per method say little about the spread between seeds.")
+        found += _few({name: data.comparison.methods[name].n_seeds for name in in_order(data.comparison)})
         found += [note if note.endswith(".") else f"{note}." for note in data.comparison.notes]
     return [Paragraph(text, "warning") for text in found]
+
+
+def _few(trainings: Mapping[str, int]) -> list[str]:
+    """What so few trainings of a method cannot show, from how many each has."""
+    alone = [name for name, n in trainings.items() if n == 1]
+    two = [name for name, n in trainings.items() if n == 2]
+    found = []
+    if alone:
+        whose = "One training per method" if len(alone) == len(trainings) else f"One training of {', '.join(alone)}"
+        found.append(f"{whose}: the intervals speak of test items alone, not of another seed.")
+    if two:
+        whose = "per method" if len(two) == len(trainings) else f"of {', '.join(two)}"
+        found.append(f"2 trainings {whose} say little about the spread between seeds.")
+    return found
 
 
 # ---- the verdict
@@ -86,11 +97,11 @@ def verdict(comparison: Comparison, measured: list[Measured]) -> list[Block]:
     matching = [method for method in measured if method.matches_best]
     if len(measured) < 2 or not matching:
         return [each]
-    best = max(matching, key=lambda method: method.general.vs_base.value)
+    best = next(method for method in matching if method.name == comparison.best_general)
     baseline = next((method for method in measured if method.name == comparison.baseline), None)
     sentences = [
         _learnt(comparison, best, len(matching), any(method.domain.vs_base.low > 0 for method in measured)),
-        _forgotten(best, baseline, len(matching)),
+        _forgotten(comparison, best, baseline, len(matching)),
         _sure(comparison, best),
     ]
     return [Bullets(sentences, "lead"), Details("Each method in a sentence", [each], open=len(measured) <= 4)]
@@ -109,8 +120,13 @@ def _learnt(comparison: Comparison, best: Measured, matching: int, gained: bool)
     return [Strong(best.name), f" {_gains(best.domain)}{rest} (", See("Gain against loss"), ")."]
 
 
-def _forgotten(best: Measured, baseline: Measured | None, matching: int) -> Text:
+def _forgotten(comparison: Comparison, best: Measured, baseline: Measured | None, matching: int) -> Text:
+    changes = [method.vs_best_general for method in comparison.methods.values() if method.name != best.name]
+    close = sum(change.high >= 0 for change in changes if change)
     which = " forgets least of those: it " if matching > 1 else " "
+    if close:
+        others = "one other" if close == 1 else f"{close} others"
+        which = f" has the highest general mean of those, and {others} cannot be told from it: it "
     text: list[Span] = [Strong(best.name), f"{which}{_keeps(best.general)}"]
     if baseline and baseline.name != best.name:
         text += ["; ", Strong(baseline.name), f", the baseline, {_keeps(baseline.general)}", *_difference(best)]
@@ -120,8 +136,10 @@ def _forgotten(best: Measured, baseline: Measured | None, matching: int) -> Text
 def _sure(comparison: Comparison, best: Measured) -> Text:
     """How much data stands behind it, and where the best method looks worst."""
     general, domain = best.general.vs_base, best.domain.vs_base
+    alike = len({method.n_seeds for method in comparison.methods.values()}) == 1
+    whose = "a method" if alike else f"of {best.name}"
     text = (
-        f"This rests on {table.counted(general.n_seeds, 'training')} a method, {table.count(domain.n_items)} domain "
+        f"This rests on {table.counted(general.n_seeds, 'training')} {whose}, {table.count(domain.n_items)} domain "
         f"and {table.count(general.n_items)} general items, "
     )
     if general.low == general.high:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from refinery.errors import UserError
 from refinery.lab import BASE
 from refinery.store import Store
 from tests.cli_tools import call
@@ -102,6 +103,31 @@ def test_how_far_each_has_moved(evaluated):
     assert all(value > 0 for value in found["noisy"]["movement/general", "forward_kl"])
     assert len(found["noisy"]["movement/weights", "relative_distance"]) == 2
     assert "How far they moved" in (evaluated / "report.html").read_text()
+
+
+def test_all_seeds_of_a_name_count(evaluated):
+    """noisy has two, the others one: none is thrown away because another has fewer."""
+    text = (evaluated / "report.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    (head,) = [place for place, row in enumerate(rows) if row[-1] == "Seeds"]
+    seeds = {row[0].strip("`"): row[-1] for row in rows[head + 2 : head + 6]}
+    assert seeds == {"base": "none", "noisy": "2", "adapter": "1", "merged": "1"}
+    assert "One training of adapter, merged: the intervals speak of test items alone" in text
+    assert "2 trainings of noisy say little" in text and "per method" not in text
+
+
+def test_what_is_no_version_of_the_base_is_scored_and_reported_all_the_same(weights, tmp_path, monkeypatch):
+    """It is the base's vocabulary with other words: its movement alone is left out, and said to be."""
+
+    def other(*_):
+        raise UserError("its vocabulary is another")
+
+    monkeypatch.setattr("evals.movement.vocabulary", other)
+    benchmarks = ("--domain", "lab_clinic", "--general", "lab_facts", "--limit", "2")
+    done = call("eval", f"mine={weights}/full0", "--base", "lab", *benchmarks, "--out", str(tmp_path / "out"))
+    assert done.code == 0, done.err
+    assert "mine seed 0: how far it moved was not measured: its vocabulary is another" in done.out + done.err
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_the_spec_it_wrote_says_the_same_and_runs(evaluated, weights):

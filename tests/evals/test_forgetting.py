@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evals import paired, stats
 from evals.forgetting import compare, compare_panels, pool
 from evals.panels import BASE, Panel, Panels, clusters, load
 from refinery.records import Sample, Score
@@ -243,6 +244,85 @@ def test_items_that_share_a_document_widen_the_interval() -> None:
         vs_base = compare_panels(Panels(found, []), baseline="sft").methods["sft"].general["facts"].vs_base
         widths.append(vs_base.high - vs_base.low)
     assert math.sqrt(10) < widths[1] / widths[0] < 1.25 * math.sqrt(10)  # and t with 19 degrees of freedom
+
+
+def test_one_run_on_clustered_items_holds_the_truth() -> None:
+    """Ten groups of ten items, each with a share of its own: Wilson's interval takes them for a hundred items."""
+    items = tuple(f"api{i // 10}/{i}" for i in range(100))
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(300):
+        x = (rng.random((10, 10)) < rng.beta(1, 1, 10)[:, None]).astype(float).reshape(1, -1)
+        score = paired.mean([panel("apis", items=items, base=x)], [BASE], lambda b: b, 0)
+        held += score.low <= 0.5 <= score.high
+    assert held / 300 >= 0.92
+    plain = paired.mean([panel("apis", items=ITEMS[:100], base=x)], [BASE], lambda b: b, 0)
+    assert (plain.low, plain.high) == stats.wilson(float(x.sum()), 100)
+
+
+# ---- methods with other seeds
+
+
+def seeded(values: dict[str, np.ndarray], **seeds: list) -> Panel:
+    return Panel("facts", "general", ITEMS, values, seeds=seeds)
+
+
+def test_a_score_is_of_all_seeds_and_a_difference_of_those_that_both_have() -> None:
+    values = {"base": noisy(0.8, 1, 0), "sft": noisy(0.5, 3, 1), "mine": noisy(0.6, 2, 2)}
+    found = compare_panels(Panels([seeded(values, sft=[0, 1, 2], mine=[2, 7])], []), baseline="sft")
+    sft, mine = (found.methods[name].general["facts"] for name in ("sft", "mine"))
+    assert sft.score.value == pytest.approx(values["sft"].mean()) and sft.score.n_seeds == 3
+    assert mine.vs_base.value == pytest.approx(values["mine"].mean() - values["base"].mean())
+    assert mine.vs_base.n_seeds == 2 and len(mine.lost) == 2
+    assert mine.vs_baseline.value == pytest.approx(values["mine"][0].mean() - values["sft"][2].mean())
+    assert mine.vs_baseline.n_seeds == 1 and mine.vs_baseline.note == "one seed: the interval speaks of items alone"
+    assert "mine and sft differ in seeds: their difference is on the 1 that both have" in found.notes
+
+
+def test_without_a_common_seed_a_difference_is_one_of_means() -> None:
+    """Its variance by hand: both methods' seeds, and the items, each mean over its own seeds."""
+    rng = np.random.default_rng(0)
+    hard = rng.random(200)
+    values = {"base": np.ones((1, 200))} | {
+        name: np.clip(hard + rng.normal(at, 0.05, (n, 1)) + rng.normal(0, 0.1, (n, 200)), -9, 9)
+        for name, at, n in (("sft", 0.0, 4), ("mine", 0.1, 3))
+    }
+    found = compare_panels(Panels([seeded(values, sft=[0, 1, 2, 3], mine=["a", "b", "c"])], []), baseline="sft")
+    change = found.methods["mine"].general["facts"].vs_baseline
+    assert change.value == pytest.approx(values["mine"].mean() - values["sft"].mean())
+    assert change.n_seeds == 3 and change.note == "the methods have no seed in common"
+    between = sum(values[name].mean(1).var(ddof=1) / len(values[name]) for name in ("sft", "mine"))
+    items = (values["mine"].mean(0) - values["sft"].mean(0)).var(ddof=1) / 200
+    se = math.sqrt(between + items)
+    assert 2.3 * se < change.high - change.value < 4 * se  # t with some five degrees of freedom
+    recovered = found.methods["mine"].general["facts"].damage_recovered
+    by_hand = (values["mine"].mean() - values["sft"].mean()) / (1 - values["sft"].mean())
+    assert recovered.value == pytest.approx(by_hand)
+    assert found.methods["mine"].general["facts"].relative_gain.value == pytest.approx(
+        values["mine"].mean() / values["sft"].mean() - 1
+    )
+    assert any("have no seed in common" in note for note in found.notes)
+
+
+def test_unpaired_differences_hold_the_truth() -> None:
+    held = 0
+    for key in range(200):
+        rng = np.random.default_rng(key)
+        hard = rng.random(200)
+        sides = {n: hard + rng.normal(0, 0.05, (3, 1)) + rng.normal(0, 0.2, (3, 200)) for n in ("sft", "mine")}
+        one = seeded({"base": np.ones((1, 200)), **sides}, sft=[0, 1, 2], mine=[3, 4, 5])
+        change = paired.mean([one], ["mine", "sft"], paired.difference, 0)
+        held += change.low <= 0 <= change.high
+    assert held / 200 >= 0.92
+
+
+def test_the_least_forgetful_of_the_best_is_named_with_its_lead() -> None:
+    values = {"base": right(0.9), "sft": right(0.5, 3), "near": right(0.79, 3), "mine": right(0.8, 3)}
+    same = {name: right(0.9, 3) for name in ("sft", "near", "mine")} | {"base": right(0.1)}
+    found = compare_panels(Panels([panel("clinic", "domain", **same), panel("facts", **values)], []), baseline="sft")
+    assert found.best_general == "mine"
+    leads = {name: method.vs_best_general for name, method in found.methods.items()}
+    assert leads["mine"].value == 0 and leads["near"].value == pytest.approx(-0.01) and leads["near"].high > 0
+    assert leads["sft"].value == pytest.approx(-0.3) and leads["sft"].high < 0
 
 
 def test_few_groups_are_parts_of_a_benchmark_and_no_clusters() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from evals.movement import REFUSES, along_answer, distance, evenly
+from evals.movement import REFUSES, along_answer, distance, evenly, vocabulary
 from refinery.errors import UserError
 from refinery.lab import BASE
 
@@ -68,6 +68,48 @@ def test_distance_of_weights():
     assert set(layers) == {"model.layers.0", "model.layers.10", "lm_head.weight"} and size == 12 + 5 + 4
     with pytest.raises(UserError, match="no version of the base"):
         distance({"a": torch.zeros(2)}, {"a": torch.zeros(3)})
+
+
+def test_words_added_at_the_end_are_left_out(models):
+    """A model that got one word more, against itself before."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    before, now, tokenizer = models
+    larger = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    larger.load_state_dict(now.state_dict())
+    own = AutoTokenizer.from_pretrained(BASE)
+    own.add_special_tokens({"pad_token": "<|a pad of its own|>"})
+    larger.resize_token_embeddings(len(own))
+    words = before.get_input_embeddings().weight.shape[0]
+    common = vocabulary(larger, own, before, tokenizer)
+    assert common == words < len(own) and vocabulary(now, tokenizer, before, tokenizer) is None
+    prompt, answer = "What is the capital?\n", "The answer is twelve of the garden."
+    found = along_answer(before, larger, tokenizer, prompt, answer, common)
+    assert found == pytest.approx(along_answer(before, now, tokenizer, prompt, answer), abs=1e-4)
+    grown = distance(larger.state_dict(), before.state_dict(), common)
+    assert grown == distance(now.state_dict(), before.state_dict())
+    with pytest.raises(UserError, match="no version of the base"):
+        distance(larger.state_dict(), before.state_dict())
+
+
+@pytest.mark.parametrize(("place", "number"), [("own", 3), ("base", 9)])
+def test_a_vocabulary_with_other_words_before_its_end_is_none_of_the_base(place, number):
+    """Another word at a place that both have; a word of the base's that the checkpoint has no row for."""
+    from types import SimpleNamespace
+
+    def model(rows):
+        return SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(rows, 2))
+
+    def tokenizer(words):
+        return SimpleNamespace(get_vocab=lambda: words)
+
+    known = {"a": 0, "b": 1, "c": 2}
+    words = {"base": known, "own": known | {"pad": 5}}
+    assert vocabulary(model(6), tokenizer(words["own"]), model(5), tokenizer(words["base"])) == 5
+    assert vocabulary(model(4), tokenizer(words["own"]), model(5), tokenizer(words["base"])) == 4
+    words = {**words, place: words[place] | {"c": number}}
+    with pytest.raises(UserError, match="not the base's of 5 with words added at the end"):
+        vocabulary(model(6), tokenizer(words["own"]), model(5), tokenizer(words["base"]))
 
 
 def test_items_are_chosen_evenly_and_by_their_ids():

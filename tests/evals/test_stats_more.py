@@ -285,3 +285,27 @@ def test_unseen_changes_count_once_for_blocks_that_share_their_items() -> None:
     apart = stats.crossed([Block(zeros, items=i, weight=0.5) for i in range(2)])
     assert shared.high == pytest.approx(one.high)
     assert apart.high == pytest.approx(one.high / math.sqrt(2), rel=0.02)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_unseen_changes_of_clustered_items_are_counted_by_items(lost: int) -> None:
+    """The cluster-robust variance with two clusters of one item each put beside, one lost and one gained, by hand."""
+    labels = [i // 12 for i in range(120)]
+    x = np.zeros((1, 120))
+    x[0, [12 * i for i in range(lost)]] = -1.0
+    found = stats.crossed([Block(x, clusters=labels)])
+    more, groups = np.concatenate([x[0], [-1.0, 1.0]]), np.array([*labels, 10, 11])
+    sums = [(more - x.mean())[groups == g].sum() for g in range(12)]
+    se = math.sqrt(sum(s**2 for s in sums)) / 122
+    reach = scipy_stats.t.ppf(0.975, 9) * se
+    assert found.low == pytest.approx(found.value - reach, rel=0.01)
+    alone = stats.crossed([Block(x)])
+    assert 1.0 < (found.high - found.low) / (alone.high - alone.low) < 1.2
+    own = stats.crossed([Block(x, clusters=list(range(120)))])
+    assert (own.low, own.high, own.p) == (alone.low, alone.high, alone.p)
+
+
+def test_the_sides_of_an_unpaired_difference_count_an_unseen_change_once() -> None:
+    zeros = np.zeros((3, 100))
+    sides = [Block(zeros, runs=r, items="facts", shows_changes=r == 0) for r in range(2)]
+    assert stats.crossed(sides).high == pytest.approx(stats.crossed([Block(zeros)]).high)

@@ -1,6 +1,7 @@
 """Sweeps and crossings are found by what methods were trained with, and effects are what a regression finds."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from evals.panels import BASE, Panel
+from refinery.records import Score
 from reports.cells import Cell, shown
 from reports.designs import contrast, designs, differing, effects, missing, sweeps
 
@@ -157,7 +159,7 @@ def test_effects_are_those_of_a_regression_on_coded_levels(size: int) -> None:
         means[key] = float(np.mean([values["g"].mean(), values["h"].mean()]))
     (design,) = designs(cells)
     expected = regression(means, size)
-    found = effects(design)
+    found = effects(design, [])
     assert len(found) == 2**size - 1
     for effect in found:
         subset = tuple(names.index(name) for name in effect.levels)
@@ -171,12 +173,12 @@ def test_three_levels_are_each_against_the_first() -> None:
              ("sft", "fused"): 0.2, ("dft", "fused"): 0.6, ("gem", "fused"): 0.9}  # fmt: skip
     cells = [cell(f"{m}{d}", {"g": np.full((2, 200), mean)}, method=m, data=d) for (m, d), mean in means.items()]
     (design,) = designs(cells)
-    found = {tuple(effect.levels.items()): effect.general.value for effect in effects(design)}
+    found = {tuple(effect.levels.items()): effect.general.value for effect in effects(design, [])}
     assert found[("method", "dft"),] == pytest.approx((0.1 + 0.4) / 2)
     assert found[("method", "gem"),] == pytest.approx((0.3 + 0.7) / 2)
     assert found[("data", "fused"),] == pytest.approx((0.1 + 0.4 + 0.5) / 3)
     assert found[("method", "gem"), ("data", "fused")] == pytest.approx(0.7 - 0.3)
-    assert all(effect.domain is None for effect in effects(design))
+    assert all(effect.domain is None for effect in effects(design, []))
 
 
 def test_a_contrast_is_paired_and_refuses_other_items() -> None:
@@ -184,12 +186,61 @@ def test_a_contrast_is_paired_and_refuses_other_items() -> None:
     hard = rng.random(200)
     one = cell("one", {"g": (hard + rng.normal(0, 0.01, (3, 200)))})
     other = cell("other", {"g": (hard + 0.02 + rng.normal(0, 0.01, (3, 200)))})
-    found = contrast([(other, 1.0), (one, -1.0)], "general")
+    found = contrast([(other, 1.0), (one, -1.0)], "general", [])
     assert found.value == pytest.approx(0.02, abs=0.005) and found.low > 0.01  # unpaired the interval holds 0
     panel = other.panels[0]
     strange = Cell("other", "other", "spec", 0, {}, None, [Panel("g", "general", panel.items[::-1], panel.values)])
-    assert contrast([(strange, 1.0), (one, -1.0)], "general") is None
-    assert contrast([(other, 1.0), (one, -1.0)], "domain") is None
+    assert contrast([(strange, 1.0), (one, -1.0)], "general", []) is None
+    assert contrast([(other, 1.0), (one, -1.0)], "domain", []) is None
+
+
+def test_a_contrast_of_clustered_items_is_that_of_the_comparison() -> None:
+    from evals import paired
+
+    items = tuple(f"api{i // 20}/{i}" for i in range(200))
+    rng = np.random.default_rng(0)
+    hard = np.repeat(rng.random(10), 20)
+    values = {BASE: np.zeros((1, 200))} | {
+        n: (rng.random((3, 200)) < hard * k).astype(float) for n, k in zip("ab", (1, 0.7), strict=True)
+    }
+    panel = Panel("g", "general", items, values)
+    one, other = (Cell(n, n, "spec", 0, {}, None, [panel]) for n in "ab")
+    found = contrast([(one, 1.0), (other, -1.0)], "general", [])
+    expected = paired.mean([panel], ["a", "b"], paired.difference, 0)
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+    alone = Panel("g", "general", ITEMS, values)
+    plain = contrast([(replace(one, panels=[alone]), 1.0), (replace(other, panels=[alone]), -1.0)], "general", [])
+    assert found.high - found.low > 1.2 * (plain.high - plain.low)
+
+
+def test_a_contrast_of_what_was_measured_otherwise_is_none_and_said() -> None:
+    def measured(name: str, **settings: Any) -> Cell:
+        like = Score("base", "g", "acc", 0, 0, 0, 200, f"fp-{settings}", True, settings)
+        (panel,) = cell(name, {"g": scores(0.5, len(name))["g"]}).panels
+        return Cell(f"s/{name}", name, "spec", 0, {}, None, [replace(panel, like=like)])
+
+    short, same, long = measured("a", max_tokens=64), measured("bb", max_tokens=64), measured("c", max_tokens=1024)
+    notes: list[str] = []
+    assert contrast([(same, 1.0), (short, -1.0)], "general", notes) is not None and notes == []
+    assert contrast([(long, 1.0), (short, -1.0)], "general", notes) is None
+    assert notes == [
+        "No difference is shown on g: s/a was measured otherwise than s/c (max_tokens 64 instead of 1024)."
+    ]
+
+
+def test_a_contrast_pairs_equal_seeds_wherever_they_stand() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.random((3, 200)), rng.random((2, 200))
+    one, other = cell("one", {"g": x}), cell("other", {"g": y})
+    one = replace(one, panels=[replace(one.panels[0], seeds={"one": [0, 1, 2]})])
+    some = replace(other, panels=[replace(other.panels[0], seeds={"other": [2, 5]})])
+    found = contrast([(one, 1.0), (some, -1.0)], "general", [])
+    assert found.value == pytest.approx(x[2].mean() - y[0].mean())
+    notes: list[str] = []
+    none = replace(other, panels=[replace(other.panels[0], seeds={"other": [7, 8]})])
+    found = contrast([(one, 1.0), (none, -1.0)], "general", notes)
+    assert found.value == pytest.approx(x.mean() - y.mean()) and found.low < found.value < found.high
+    assert notes == ["one, other have no seed in common: not paired by seed."]
 
 
 # ---- in a report

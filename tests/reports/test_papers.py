@@ -162,7 +162,7 @@ def test_benchmarks_fill_their_columns_and_the_prior_mean_needs_all_six(data: An
     (ifeval,) = [p for p in panels if p.benchmark == "ifeval"]
     assert float(columns["IFEval"].split("%")[0]) == pytest.approx(100 * ifeval.values["raft"].mean(), abs=0.5)
     assert "Winogrande" not in columns and "Prior mean" not in columns
-    rest = [Panel(b, "general", ifeval.items, ifeval.values) for b in ("humaneval", "truthfulqa_mc2", "winogrande")]
+    rest = [Panel(b, "general", ifeval.items, ifeval.values) for b in ("humaneval", "truthfulqa_mc1", "winogrande")]
     whole = replace(some, panels=[*panels, *rest])
     found = rows(tables("sdft", [whole])["sdft-table-5"])
     columns = ours(found["ours: lab, toy", "SDFT (raft)"])

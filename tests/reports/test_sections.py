@@ -62,6 +62,39 @@ def test_recovery_per_benchmark_is_the_share_of_the_baselines_loss(data: Any) ->
             assert float(cell.split("%")[0]) == pytest.approx(100 * (own - bad) / (base - bad), abs=0.51)
 
 
+# ---- the verdict
+
+
+def verdict_of(shares: dict[str, float]) -> list[str]:
+    """Every method equal on the domain; each loses as many of 300 general items as its share says, others each seed."""
+    from evals.forgetting import compare_panels
+    from evals.panels import BASE, Panel, Panels
+    from reports.sections.summary import verdict
+
+    items_ = tuple(f"i{n:03d}" for n in range(300))
+    lost = {
+        name: np.stack([np.roll(np.arange(300) >= 300 * share, 30 * (number + seed)) for seed in range(3)]).astype(
+            float
+        )
+        for number, (name, share) in enumerate(shares.items())
+    }
+    domain = {BASE: np.zeros((1, 300)), **{name: np.ones((3, 300)) for name in shares}}
+    panels = [Panel("d", "domain", items_, domain), Panel("g", "general", items_, {BASE: np.ones((1, 300)), **lost})]
+    comparison = compare_panels(Panels(panels, []), baseline="sft")
+    lead, *_ = verdict(comparison, in_plane(comparison))
+    return [plain(text) for text in lead.items]
+
+
+def test_who_forgets_least_is_said_only_where_it_is_known() -> None:
+    apart = verdict_of({"sft": 0.3, "mine": 0.05, "other": 0.2})[1]
+    assert apart.startswith("mine forgets least of those: it loses 5.0")
+    close = verdict_of({"sft": 0.3, "mine": 0.05, "other": 0.055, "third": 0.06})[1]
+    assert close.startswith(
+        "mine has the highest general mean of those, and 2 others cannot be told from it: it loses 5.0"
+    )
+    assert "one other cannot be told" in verdict_of({"sft": 0.3, "mine": 0.05, "other": 0.055})[1]
+
+
 # ---- items
 
 
@@ -91,8 +124,8 @@ def test_nothing_is_explored_where_nothing_changed(data: Any, toy: SimpleNamespa
     from reports.gather_items import explorer
 
     still = [replace(p, values={arm: p.values["base"][:1].repeat(3, 0) for arm in p.values}) for p in data.panels]
-    assert explorer(toy.store, still, data.base, data.checkpoints, 0) is None
-    assert explorer(toy.store, data.panels, None, data.checkpoints, 0) is None
+    assert explorer(toy.store, still, data.base, data.checkpoints) is None
+    assert explorer(toy.store, data.panels, None, data.checkpoints) is None
     assert items.render(replace(data, explorer=None)) == []
 
 
