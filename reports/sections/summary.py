@@ -55,7 +55,7 @@ def _without_comparison(data: ReportData) -> list[Block]:
     """What can be said of the rows, and why nothing is said of models."""
     from reports.sections.funnel import outcome
 
-    why = "nothing was trained" if not data.checkpoints else "the base and the methods have no scores to compare"
+    why = "nothing was trained" if not data.checkpoints else "no score of a method can be compared with one of the base"
     if data.spec.train is not None and not data.checkpoints:
         why = "no training is finished yet"
     blocks: list[Block] = [outcome(data, data.final)] if data.final else []
