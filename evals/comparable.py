@@ -57,7 +57,7 @@ def judge(score: Score, like: Score, same_items: bool = False) -> Verdict:
         mine, other = score.settings.get(key, missing), like.settings.get(key, missing)
         if UNKNOWN not in (mine, other):
             if mine != other and not alike:
-                refused[key] = f"{key} {_short(mine)} instead of {_short(other)}"
+                refused[key] = "other items" if key == "items" else f"{key} {_short(mine)} instead of {_short(other)}"
         elif not (key in SEEN_IN_PROMPTS and same_items):
             sides = "both sides" if mine == other else "one side"
             (warnings if alike or key in SMALL else refused)[key] = f"{key} unknown on {sides}"
