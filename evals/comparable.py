@@ -6,7 +6,7 @@ the same prompts with the same targets, item by item; what decides the answer or
 by little (precision, batch size, hardware, the tool's version) is warned of.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,3 +69,11 @@ def judge(score: Score, like: Score, same_items: bool = False) -> Verdict:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"
+
+
+def grouped(reasons: Iterable[tuple[str, str]]) -> list[str]:
+    """Benchmarks and why they are not compared, in words: each reason once, after all that it holds for."""
+    alike: dict[str, dict[str, None]] = {}
+    for name, why in reasons:
+        alike.setdefault(why, {})[name] = None
+    return [f"{', '.join(names)}: {why}" for why, names in alike.items()]

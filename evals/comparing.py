@@ -5,13 +5,13 @@ a seed (the base, a model evaluated elsewhere) stands beside every run of the ot
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from evals import stats
-from evals.comparable import Verdict, judge
+from evals.comparable import Verdict, grouped, judge
 from evals.movement import PREFIX
 from evals.panels import clusters
 from evals.stats import Block, Changes, Mean
@@ -106,14 +106,6 @@ class Compared:
             raise UserError(f"{what} of {self.first} and {self.second}: " + "; ".join(grouped(reasons.items())))
         known = ", ".join([line.name for line in self.lines] + list(self.means))
         raise UserError(f"{what}: nothing of that name is compared; there are: {known or 'none'}")
-
-
-def grouped(reasons: Iterable[tuple[str, str]]) -> list[str]:
-    """Benchmarks and why they are not compared, in words: each reason once, after all that it holds for."""
-    alike: dict[str, dict[str, None]] = {}
-    for name, why in reasons:
-        alike.setdefault(why, {})[name] = None
-    return [f"{', '.join(names)}: {why}" for why, names in alike.items()]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evals.comparing import grouped
+from evals.comparable import grouped
 from refinery.errors import UserError
 from refinery.records import Sample, Score, digest
 from refinery.store import Store

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from evals.comparing import MEANS, Arm, Compared, Line, Run, adjust, grouped
+from evals.comparable import grouped
+from evals.comparing import MEANS, Arm, Compared, Line, Run, adjust
 from evals.comparing import compare as compare_arms
 from evals.gates import Gate, State, parse
 from evals.stats import odds_ratio
