@@ -6,7 +6,7 @@ the same prompts with the same targets, item by item; what decides the answer or
 by little (precision, batch size, hardware, the tool's version) is warned of.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,7 @@ def judge(score: Score, like: Score, same_items: bool = False) -> Verdict:
         mine, other = score.settings.get(key, missing), like.settings.get(key, missing)
         if UNKNOWN not in (mine, other):
             if mine != other and not alike:
-                refused[key] = f"{key} {_short(mine)} instead of {_short(other)}"
+                refused[key] = "other items" if key == "items" else f"{key} {_short(mine)} instead of {_short(other)}"
         elif not (key in SEEN_IN_PROMPTS and same_items):
             sides = "both sides" if mine == other else "one side"
             (warnings if alike or key in SMALL else refused)[key] = f"{key} unknown on {sides}"
@@ -69,3 +69,11 @@ def judge(score: Score, like: Score, same_items: bool = False) -> Verdict:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"
+
+
+def grouped(reasons: Iterable[tuple[str, str]]) -> list[str]:
+    """Benchmarks and why they are not compared, in words: each reason once, after all that it holds for."""
+    alike: dict[str, dict[str, None]] = {}
+    for name, why in reasons:
+        alike.setdefault(why, {})[name] = None
+    return [f"{', '.join(names)}: {why}" for why, names in alike.items()]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evals import stats
-from evals.comparable import Verdict, judge
+from evals.comparable import Verdict, grouped, judge
+from evals.movement import PREFIX
 from evals.panels import clusters
 from evals.stats import Block, Changes, Mean
 from refinery.errors import UserError
@@ -20,6 +21,14 @@ from refinery.store import Store
 
 MEANS = {"domain": "domain_mean", "general": "general_mean"}
 """Kind of benchmark to what its mean is called; every benchmark of a kind counts equally."""
+
+
+MOVED_BY = "forward_kl"
+"""Of evals/movement.py's measures, the one compared: nats a token, and lower is nearer to the base."""
+
+
+def is_movement(benchmark: str) -> bool:
+    return benchmark.startswith(f"{PREFIX}/")
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Line:
 
     name: str
     kind: str
-    """domain, general or other; mean for a mean."""
+    """domain, general, movement or other; mean for a mean."""
     metric: str
     first: float
     second: float
@@ -91,9 +100,10 @@ class Compared:
             if line.name == what:
                 return line
         kind = next((kind for kind, name in MEANS.items() if name == what), None)
-        reasons = self.refused if kind else {name: why for name, why in self.refused.items() if name == what}
+        concerned = self.refused.items()
+        reasons = {name: why for name, why in concerned if (not is_movement(name) if kind else name == what)}
         if reasons:
-            raise UserError(f"{what} of {self.first} and {self.second}: " + "; ".join(map(": ".join, reasons.items())))
+            raise UserError(f"{what} of {self.first} and {self.second}: " + "; ".join(grouped(reasons.items())))
         known = ", ".join([line.name for line in self.lines] + list(self.means))
         raise UserError(f"{what}: nothing of that name is compared; there are: {known or 'none'}")
 
@@ -124,7 +134,7 @@ def compare(
             paired[name] = _paired(name, first, second, shared, found, accept)
         except UserError as error:
             refused[name] = str(error)
-    lines = [_line(name, kinds.get(name, "other"), each, seed) for name, each in paired.items()]
+    lines = [_line(name, kinds.get(name, _other(name)), each, seed) for name, each in paired.items()]
     means = {}
     for kind, called in MEANS.items():
         wanted = [name for name in names if kinds.get(name) == kind]
@@ -133,8 +143,15 @@ def compare(
             notes.append(f"no {called}: of {falling[0]} less is better")
         elif wanted and all(name in paired for name in wanted):
             means[called] = _mean(called, [paired[name] for name in wanted], seed)
+        elif any(name in paired for name in names):
+            missing = [name for name in wanted if name not in paired]
+            notes += [f"no {called}: not compared on {_listed(missing)}"] * bool(missing)
     (adjusted,) = adjust([Compared(first.name, second.name, lines, means, refused, notes)])
     return adjusted
+
+
+def _other(name: str) -> str:
+    return "movement" if is_movement(name) else "other"
 
 
 def adjust(family: Sequence[Compared]) -> list[Compared]:
@@ -170,10 +187,12 @@ def _listed(values: Sequence[object]) -> str:
 
 
 def _scores(run: Run) -> dict[str, list[Score]]:
-    """Benchmark to its primary metric, once for each settings it was measured under, oldest first."""
+    """Benchmark to its primary metric, once for each settings it was measured under, oldest first. Of how far a model
+    moved, which has many measures, the one that forgetting goes with; the weights have no items to pair."""
     found: dict[str, list[Score]] = {}
     for score in run.store.scores(checkpoint=run.checkpoint):
-        if score.metric == score.settings.get("primary_metric", score.metric):
+        main = MOVED_BY if is_movement(score.benchmark) else score.settings.get("primary_metric", score.metric)
+        if score.metric == main:
             found.setdefault(score.benchmark, []).append(score)
     return found
 
@@ -196,14 +215,14 @@ def _paired(
         key=lambda score: sum(any(s.fingerprint == score.fingerprint for s in found[run][name]) for run in runs),
     )
     reference = _items(shared[0][0], like)
-    if not reference:
-        raise UserError("no scores of single items were kept")
     rows: dict[Run, dict[str, float]] = {}
     said: list[str] = []
     for run in runs:
         score = next((s for s in found[run][name] if s.fingerprint == like.fingerprint), found[run][name][-1])
         items = reference if run is shared[0][0] else _items(run, score)
         called = first.name if any(run is pair[0] for pair in shared) else second.name
+        if not (items and reference):
+            raise UserError(f"{called if reference else first.name} kept no scores of single items")
         verdict = _verdict(score, like, items, reference).without(accept)
         if verdict.refused:
             raise UserError(f"not comparable: {called} has {verdict.words} ({first.name})")

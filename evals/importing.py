@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from evals.comparable import grouped
 from refinery.errors import UserError
 from refinery.records import Sample, Score, digest
 from refinery.store import Store
@@ -33,6 +34,7 @@ class Evaluation:
     scores: list[Score]
     samples: list[Sample]
     notes: list[str] = field(default_factory=list)
+    """About this benchmark, without its name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read(path: Path) -> list[Evaluation]:
     latest: dict[tuple[str, str], Evaluation] = {}
     for each in sorted(found, key=lambda each: each.when):
         before = latest.get((each.model, each.benchmark))
-        notes = [*each.notes, f"{each.benchmark}: {before.file} is older and was left out"] if before else each.notes
+        notes = [*each.notes, f"{before.file} is older and was left out"] if before else each.notes
         latest[each.model, each.benchmark] = replace(each, notes=notes)
     return list(latest.values())
 
@@ -108,7 +110,8 @@ def _write_one(store: Store, own: Sequence[Evaluation], name: str, seed: int | N
     store.add_samples(samples)
     store.add_scores(scores)
     store.finish_checkpoint(checkpoint, {"files": sorted({each.file for each in own}), **params})
-    return Imported(name, model, checkpoint, scores, len(samples), [note for each in own for note in each.notes])
+    notes = grouped((each.benchmark, note) for each in own for note in each.notes)
+    return Imported(name, model, checkpoint, scores, len(samples), notes)
 
 
 def short_name(model: str) -> str:

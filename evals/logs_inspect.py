@@ -50,7 +50,7 @@ def read(path: Path) -> list[Evaluation]:
         for metric, value in numbers.items():
             values.setdefault(metric, {}).setdefault(item, []).append(value)
     settings["primary_metric"] = next(iter(values), UNKNOWN)
-    notes = [f"{benchmark}: {unscored} samples have no score that is a number and were left out"] if unscored else []
+    notes = [f"{unscored} samples have no score that is a number and were left out"] if unscored else []
     scores, rows = [], []
     for metric, by_item in values.items():
         means = {item: math.fsum(some) / len(some) for item, some in by_item.items()}

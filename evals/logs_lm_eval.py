@@ -25,6 +25,9 @@ STAMP = re.compile(r"\d{4}-\d{2}-\d{2}T[\d.-]+$")
 """The time at the end of a result file's name, which the files of its samples have too."""
 
 
+NO_SAMPLES = "no samples file, so no comparison can be paired: run lm_eval with --log_samples --output_path FOLDER"
+
+
 def is_results(path: Path) -> bool:
     return path.suffix == ".json" and (path.name.startswith("results_") or beginning(path).startswith('{"results":{'))
 
@@ -51,7 +54,7 @@ def read(path: Path) -> list[Evaluation]:
             scores, rows = results.rows({**raw, "samples": samples}, "", benchmark, fingerprint, settings)
         else:
             scores, rows = list(_scores_alone(found, benchmark, fingerprint, settings)), []
-            notes.append(f"{benchmark}: no samples file, so no comparison can be paired (lm_eval --log_samples)")
+            notes.append(NO_SAMPLES)
         when = f"{float(found.get('date') or 0):020.3f}"
         evaluations.append(Evaluation(model, about, benchmark, when, str(path), scores, rows, notes))
     return evaluations

@@ -200,7 +200,8 @@ def _known(rows: Rows, *names: str) -> bool:
 
 
 def _dot(row: Mapping[str, Any]) -> Dot:
-    return Dot(*(math.nan if row[key] is None else row[key] for key in ("value", "low", "high")))
+    value, low, high = (math.nan if row[key] is None else row[key] for key in ("value", "low", "high"))
+    return Dot(value, low, high)
 
 
 def _label(family: str, name: str) -> str:

@@ -39,6 +39,8 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'; "
     "frame-src 'none'; object-src 'none'"
 )
+WIDE = 6
+"""Columns from which on a table may be wider than the text."""
 _DARK = re.compile(r"@media screen and \(prefers-color-scheme: dark\) \{\s*:root \{(.*?)\}\s*\}", re.DOTALL)
 
 
@@ -202,14 +204,17 @@ def table(one: Table) -> str:
     """A table that becomes a list of cards on a phone; roles are spelled out because that undoes the element's own."""
     if not one.rows:
         return f'<p class="note">{escape(one.note)}</p>' if one.note else ""
-    caption = f"<caption>{escape(one.caption)}</caption>" if one.caption else ""
+    # beside the box that scrolls, so that it neither scrolls away nor is cut
+    caption = f'<p class="caption" aria-hidden="true">{escape(one.caption)}</p>' if one.caption else ""
+    label = f' aria-label="{escape(one.caption)}"' if one.caption else ""
+    wide = " wide" if len(one.columns) >= WIDE else ""
     head = "".join(f'<th scope="col" role="columnheader" class="{c.align}">{escape(c.title)}</th>' for c in one.columns)
     whole = len(one.rows) > 2 and all(plain(row[0]).strip() for row in one.rows)  # else rows belong to those above
     kind = ' class="sortable"' if whole else ""
     rows = "".join(_row(one, row) for row in one.rows)
     note = f'<p class="note">{escape(one.note)}</p>' if one.note else ""
     return (
-        f'<div class="table"><table role="table"{kind}>{caption}'
+        f'{caption}<div class="table{wide}"><table role="table"{label}{kind}>'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">{rows}</tbody></table></div>{note}'
     )

@@ -11,13 +11,21 @@ from reports.blocks import Block, Mono, Span, Strong, Text, spans
 from reports.listing import Named, tables
 from reports.text import clean
 
-_SPECIAL = {
+_SMALL = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi - pi rho varsigma sigma tau upsilon phi "
+    "chi psi omega"
+).split()
+_CAPITAL = "- - Gamma Delta - - - Theta - - Lambda - - Xi - Pi - - Sigma - Upsilon Phi - Psi Omega".split()
+_GREEK = {chr(first + n): rf"$\{name}$" for first, names in ((0x3B1, _SMALL), (0x391, _CAPITAL))
+          for n, name in enumerate(names) if name != "-"}  # fmt: skip
+"""Those that look Latin have no command."""
+
+_SPECIAL = _GREEK | {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "−": "$-$", "–": "--", "—": "---",
+    "|": r"\textbar{}", '"': r"\char34{}", "`": r"\textasciigrave{}", "−": "$-$", "–": "--", "—": "---",
     "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "±": r"$\pm$", "→": r"$\rightarrow$", "∞": r"$\infty$",
-    "…": r"\ldots{}", "’": "'", "“": "``", "”": "''", "λ": r"$\lambda$", "β": r"$\beta$", "τ": r"$\tau$",
-    "²": r"\textsuperscript{2}",
+    "…": r"\ldots{}", "’": "'", "“": "``", "”": "''", "²": r"\textsuperscript{2}",
 }  # fmt: skip
 _ANY = re.compile("|".join(map(re.escape, _SPECIAL)))
 WIDE = 7

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from reports.blocks import Block, Details, Explorer, Figure, Heading, Table, plain
 from reports.text import slug
 
+LONGEST = 64
+"""Characters of a table's name."""
+
 
 @dataclass(frozen=True)
 class Named:
@@ -25,10 +28,15 @@ def tables(blocks: Sequence[Block]) -> list[Named]:
     for section, near, table in _walk(blocks, "", ""):
         title = table.caption or near
         base = table.name or "-".join(filter(None, (slug(section), slug(title) if title != section else "")))
-        name, number = base[:80], 1
+        number = 1
+        if len(base) > LONGEST:  # a caption that is a sentence: the section and a number
+            base = slug(section)[: LONGEST - 3]
+            name = f"{base}-1"
+        else:
+            name = base
         while name in taken:
             number += 1
-            name = f"{base[:76]}-{number}"
+            name = f"{base}-{number}"
         taken.add(name)
         found.append(Named(name, section, title, table))
     return found

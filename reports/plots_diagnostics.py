@@ -23,6 +23,8 @@ class Dot:
     value: float
     low: float = math.nan
     high: float = math.nan
+    goes_on: str = ""
+    """ "<", ">" or both: sides on which the interval reaches further than `low` or `high`, drawn as arrow heads."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ def dots(
 def _dot(axes: Any, dot: Dot, place: float, raw: bool) -> None:
     if not math.isnan(dot.low):
         axes.plot([dot.low, dot.high], [place, place], color=INK if raw else REFINED, linewidth=1.5)
+    for sign, end in (("<", dot.low), (">", dot.high)):
+        if sign in dot.goes_on:
+            axes.plot(end, place, marker=sign, markersize=7, color=INK if raw else REFINED, linestyle="none")
     style = {"marker": "D" if raw else "o", "markersize": 6.5 if raw else 8, "linestyle": "none"}
     colors = {"markerfacecolor": PAPER if raw else REFINED, "markeredgecolor": INK if raw else PAPER}
     axes.plot(dot.value, place, markeredgewidth=1.3 if raw else 0.7, **style, **colors)

@@ -1,10 +1,13 @@
 """`refinery compare` and its gates, as a person types them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from evals.importing import Imported
+from refinery.cli.import_ import following
 from refinery.records import Sample, Score
 from refinery.store import Store
 from tests.cli_tools import call
@@ -157,6 +160,19 @@ def test_status_does_not_average_scores_of_other_settings(tmp_path: Path) -> Non
     assert [row[-1] for row in rows] == ["1.000", "0.000"] or [row[-1] for row in rows] == ["0.000", "1.000"]
 
 
+def test_an_import_says_what_to_do_next(tmp_path: Path) -> None:
+    """`next:` only where it can work, --accept where nothing can be compared without it."""
+    unsure = {"imported": "lm-eval", "generation": "unknown"}
+    score = Score("c", "lab_facts", "acc", 0.5, 0, 1, 9, "f", True, unsure)
+    one, bare = Imported("one", "m", "c", [score], 9, []), Imported("bare", "m", "c", [score], 0, [])
+    sure = replace(one, name="sure", scores=[replace(score, settings={})])
+    store = Store(tmp_path / "n.duckdb")
+    assert following(store, [one]) == "" and following(store, [one, sure, bare]) == "one sure"
+    put(store, "base", "base", 0, "base", SHARES["base"])
+    assert following(store, [bare]) == "" and following(store, [bare, sure]) == "sure"
+    assert following(store, [one]) == "one --accept generation"
+
+
 # Gates. sft_raw loses some 35 points of general skill, the other one some 10 of facts.
 
 
@@ -192,6 +208,121 @@ def test_an_undecided_gate_passes_fail_if_and_not_fail_unless() -> None:
 def test_a_gate_on_what_was_refused_never_passes() -> None:
     done = call("compare", "one:sft_raw", "eight:sft_raw", "--fail-if", "lab_facts < -2pp")
     assert done.code == 2 and "batch_size" in done.err
+
+
+@pytest.fixture
+def with_import(tmp_path: Path) -> str:
+    """Two models trained here, and one from elsewhere whose facts and sums were written who knows how."""
+    store = Store(tmp_path / "i.duckdb")
+    spec = "evaluate: {domain: [lab_clinic], general: [lab_facts, lab_sums]}"
+    store.start_run("r", spec, "d", {})
+    put(store, "b", "base", 0, "base", SHARES["base"])
+    for name in ("sft_raw", LONG):
+        put(store, name, name, 0, "final", SHARES[name])
+    put(store, "far", "far", 0, "imported", SHARES["base"], imported="lm-eval", generation="unknown")
+    return str(store.path)
+
+
+def test_an_imported_model_leaves_a_gate_open_and_the_others_are_judged(with_import: str) -> None:
+    for gate, code in (("general_mean < -20pp", 1), ("general_mean < -60pp", 0)):
+        words = (with_import, "--accept", "batch_size", "--fail-if", gate)
+        done = call("compare", *words)
+        assert done.code == code, done.err
+        (line,) = [line for line in done.out.splitlines() if line.startswith("not decided for far")]
+        assert "generation unknown on both sides" in line and gate in line
+        assert sum(line.startswith(("passed:", "FAILED:")) for line in done.out.splitlines()) == 2
+        found = call("compare", *words, "--json").json
+        assert [each["comparison"] for each in found["gates"]] == ["base -> sft_raw", f"base -> {LONG}"]
+        assert [each["model"] for each in found["gates_not_decided"]] == ["far"]
+
+
+@pytest.mark.parametrize("words", [(), ("far",), ("sft_raw", "far")], ids=str)
+def test_a_gate_of_which_nothing_is_decided_never_passes(with_import: str, words: tuple[str, ...]) -> None:
+    gate = "general_mean < -60pp" if words else "far:general_mean < -60pp"
+    done = call("compare", with_import, *words, "--fail-if", gate)
+    assert done.code == 2 and "generation unknown" in done.err
+
+
+def test_a_method_of_the_store_leaves_no_gate_open(with_import: str) -> None:
+    """Only what was evaluated elsewhere may be passed over: a method whose benchmark is missing is no pass."""
+    put(Store(Path(with_import)), "late", "late", 0, "final", SHARES["base"], batch_size=8)
+    done = call("compare", with_import, "--fail-if", "general_mean < -60pp")
+    assert done.code == 2 and "late has batch_size 8 instead of 64" in done.err
+
+
+def test_a_gate_on_what_is_not_compared_says_what_is() -> None:
+    for name in ("base", "foo"):
+        done = call("compare", "one", "--fail-if", f"{name}:general_mean < -2pp")
+        assert done.code == 2 and f"{name} is not compared here; there are: sft_raw, {LONG}" in done.err
+
+
+# What is shown: distances are no points, and shares reach no further than 100.
+
+
+def put_moved(store: Store, checkpoint: str, nats: float, items: list[str] = ITEMS, digest: str = "d") -> None:
+    """As evals/movement.py does: many measures under one fingerprint, and the weights without items."""
+    for number, metric in enumerate(("base_nll", "forward_kl", "words")):
+        value, known = nats + number, {"version": 1, "items": digest}
+        store.add_scores([
+            Score(checkpoint, "movement/general", metric, value, 0, 1, len(items), digest, False, known),
+            Score(checkpoint, "movement/weights", "relative_distance", 0.1, 0, 1, 9, "w", False, {}),
+        ])  # fmt: skip
+        rng = np.random.default_rng(number)
+        store.add_samples([
+            Sample(checkpoint, "movement/general", metric, i, value + noise, "", "", "", digest)
+            for i, noise in zip(items, rng.normal(0, 0.01, len(items)), strict=True)
+        ])  # fmt: skip
+
+
+def test_how_far_they_moved_stands_in_nats_in_a_block_of_its_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "m.duckdb")
+    for name, nats in (("base", 0), ("near", 1.0), ("far", 3.5)):
+        put(store, name, name, 0, "base" if name == "base" else "final", SHARES["base"])
+        if nats:
+            put_moved(store, name, nats)
+    done = call("compare", str(store.path), "near", "far")
+    in_points, in_nats = done.out.split("moved from the base, forward KL in nats a token: lower is nearer to the base")
+    assert "movement" not in in_points
+    row = next(line.split() for line in in_nats.splitlines() if line.startswith("movement/general"))
+    assert row[1:4] == [
+        "1.999",
+        "4.499",
+        "+2.500",
+    ]  # nats + 1, and noise: the second measure
+    assert "movement/weights" not in done.out
+    done = call("compare", str(store.path))
+    assert done.out.count("base has no score on it") == 2  # one line a comparison
+    put(store, "other", "other", 0, "final", SHARES["base"])
+    put_moved(store, "other", 1.0, ITEMS[:100], "e")
+    assert (
+        "movement/general: not comparable: other has other items (near)"
+        in call("compare", str(store.path), "near", "other").out
+    )
+
+
+def test_an_interval_ends_at_100_points_where_it_is_shown(tmp_path: Path) -> None:
+    store = Store(tmp_path / "c.duckdb")
+    for name, right in (("base", 20), ("sft", 0)):
+        put(store, name, name, 0, "base" if name == "base" else "final", (0.5, 0.5, 0.5))
+        known = {"primary_metric": "acc"}
+        store.add_scores([Score(name, "few", "acc", right / 20, 0, 1, 20, "f", True, known)])
+        rows = [Sample(name, "few", "acc", i, float(n < right), "p", "t", "r", "f") for n, i in enumerate(ITEMS[:20])]
+        store.add_samples(rows)
+    lines = call("compare", str(store.path), "--json").json["comparisons"][0]["benchmarks"]
+    assert next(each for each in lines if each["name"] == "few")["difference"]["low"] < -1
+    done = call("compare", str(store.path), "--fail-if", "few < -50pp")
+    shown = [each for each in done.out.splitlines() if "[-100.0, " in each]
+    assert done.code == 1 and len(shown) == 2 and "-113" not in done.out
+
+
+def test_a_mean_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    store = Store(tmp_path / "d.duckdb")
+    store.start_run("r", "evaluate: {domain: [lab_clinic, archive], general: [lab_facts]}", "d", {})
+    put(store, "base", "base", 0, "base", SHARES["base"])
+    put(store, "sft", "sft", 0, "final", SHARES["sft_raw"])
+    store.add_scores([Score("base", "archive", "acc", 1.0, 0, 1, 9, "f", True, {"primary_metric": "acc"})])
+    done = call("compare", str(store.path))
+    assert "no domain_mean: not compared on archive" in done.out and "general_mean " in done.out
 
 
 def test_run_checks_its_gates_before_it_begins() -> None:

@@ -2,7 +2,10 @@
 holds:
 
     lm_eval --include_path evals/benchmarks/lab_tasks --tasks lab_clinic,lab_facts --model hf \\
-        --model_args pretrained=<checkpoint>,dtype=float32 --batch_size 64 --apply_chat_template
+        --model_args pretrained=<checkpoint>,dtype=float32 --batch_size 64 --apply_chat_template \\
+        --log_samples --output_path results
+
+`--log_samples` keeps the items: `refinery import results` finds means alone without them, which no comparison can pair.
 
 `lab_choice` ranks its choices by likelihood; all others are answered in greedy text and judged by `refinery.lab.score`.
 """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evals.comparable import UNKNOWN
-from evals.importing import read, write
+from evals.importing import Imported, read, write
 from refinery.cli.printing import add, console, print_json, table
 from refinery.errors import UserError
 from refinery.runs import store_in
@@ -36,5 +36,26 @@ def import_results(path: Path, target: tuple[Path, Sequence[str]], name: str, se
         out.print(listed)
         for note in model.notes:
             out.print(note, style="yellow")
-    first = written[0].name
-    out.print(f"next: refinery compare {into} {first}", soft_wrap=True)
+    if any(UNKNOWN in score.settings.values() for model in written for score in model.scores):
+        out.print(EXPLAINED, style="dim")
+    if words := following(store, written):
+        out.print(f"next: refinery compare {into} {words}", soft_wrap=True)
+
+
+EXPLAINED = """unknown: settings that the tool did not write down. Of the task and its prompts
+they do no harm where both turn out to have asked the same prompts; generation
+(what a checkpoint's own settings change in its answers) is refused until
+--accept generation, which is yours to say where you know it to be alike."""
+
+
+def following(store: Store, written: Sequence[Imported]) -> str:
+    """What to compare next: the base with the first model that has items of the base's benchmarks, or two models. Empty
+    where no comparison could be paired."""
+    paired = [model for model in written if model.n_samples]
+    base = [row["fingerprint"] for row in store.checkpoints() if row["role"] == "base" and row["status"] == "complete"]
+    asked = {score.benchmark for score in store.scores(checkpoint=base[-1])} if base else set()
+    for model in paired:
+        if shared := [score for score in model.scores if score.benchmark in asked]:
+            unsure = all(score.settings.get("generation") == UNKNOWN for score in shared)
+            return f"{model.name} --accept generation" if unsure else model.name
+    return " ".join(model.name for model in paired[:2]) if len(paired) > 1 else ""

@@ -18,7 +18,7 @@ METRICS = {
     "words": "Words",
     "refused": "Refused",
 }
-CAPTION = (
+NOTE = (
     "Divergences, likelihoods and entropies are nats a token, all words counted, along answers to {n} items "
     "({seeds}); brackets hold 95% intervals. Forward KL is along what the base said, reverse along what the trained "
     "model said."
@@ -41,7 +41,7 @@ def render(data: ReportData) -> list[Block]:
             columns = [Column("Method"), *(Column(title, "right") for title in METRICS.values())]
             items = " or ".join(dict.fromkeys(str(n) for _, n in seen))
             seeds = " or ".join(dict.fromkeys(f"{n} seed{'s' * (n > 1)}" for n, _ in seen))
-            blocks += [Heading(title, 3), Table(columns, rows, CAPTION.format(n=items, seeds=seeds))]
+            blocks += [Heading(title, 3), Table(columns, rows, note=NOTE.format(n=items, seeds=seeds))]
     if weights := _weights(data):
         blocks += [Heading("Of the weights", 3), weights]
     return [Heading("How far they moved"), *blocks, Paragraph(_READ, "note")] if blocks else []
@@ -100,7 +100,7 @@ def _weights(data: ReportData) -> Table | None:
             rows.append([Mono(name), span, Mono(most), table.percent(layers[most], 2)])
     columns = [Column("Method"), Column("|θ − θ0| / |θ0|", "right"), Column("Moved most"), Column("By", "right")]
     return (
-        Table(columns, rows, "Mean over seeds, and their span; the layer that moved most of the first seed.")
+        Table(columns, rows, note="Mean over seeds, and their span; the layer that moved most of the first seed.")
         if rows
         else None
     )

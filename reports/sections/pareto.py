@@ -73,7 +73,10 @@ def _front(measured: list[Measured]) -> Paragraph:
     """The front in a sentence, and how sure it is that the others are off it."""
     beaten = dominated(measured)
     on = sorted((m for m in measured if not beaten[m.name]), key=lambda m: -m.domain.score.value)
-    text: list[Span] = ["By their means alone no method is better on both sides than ", *_listed([m.name for m in on])]
+    names = _listed([m.name for m in on])
+    text: list[Span] = ["By their means alone no method is better on both sides than ", *names]
+    if len(on) == len(measured) > 1:
+        text = ["By their means alone none of ", *names, " beats another on both sides"]
     apart = [
         m.name
         for m in measured

@@ -237,7 +237,8 @@ def _weights(data: ReportData) -> list[Block]:
     body: list[list[Text]] = []
     for row in rows:
         is_base = row["role"] == "base"
-        data_mark = "" if is_base else Mono(table.short(row["data_fingerprint"]))
+        learned = row["data_fingerprint"]  # empty for weights from elsewhere
+        data_mark = Mono(table.short(learned)) if learned and not is_base else ""
         base = "" if is_base else Mono(table.short(row["base"]))
         seed = "" if is_base else str(row["seed"])
         body.append([Mono("base" if is_base else row["name"]), seed, Mono(row["fingerprint"]), data_mark, base])

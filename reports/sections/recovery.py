@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from reports.terminal import in_order
 
 if TYPE_CHECKING:
     from evals.forgetting import Comparison, Effect, MethodResult
+    from evals.paired import Estimate
 
 
 def render(data: ReportData) -> list[Block]:
@@ -27,19 +29,26 @@ def render(data: ReportData) -> list[Block]:
 def _figure(comparison: Comparison, methods: list[MethodResult]) -> Figure | Table:
     """Damage recovered, over all general benchmarks and on each; the table alone where no mean is estimable."""
     others = [method for method in methods if method.name != comparison.baseline]
-    lines, rows = [], []
+    rows: list[list[Text]] = []
+    estimates: dict[str, Estimate] = {}
     for method in others:
         mean = method.general_mean
         if mean and mean.damage_recovered.estimable:
             found = mean.damage_recovered
-            lines.append(plots_diagnostics.Line(method.name, refined=_dot(found.value, found.low, found.high)))
+            estimates[method.name] = found
         cells: list[Text] = [Mono(method.name), _share(mean)]
         rows.append([*cells, *(_share(method.general.get(name)) for name in _benchmarks(methods))])
+    lines = [
+        plots_diagnostics.Line(name, refined=dot)
+        for name, dot in zip(estimates, _dots([*estimates.values()]), strict=True)
+    ]
     title = f"Share of {comparison.baseline}’s damage that a method did not do"
     words = (
         f"Damage recovered, (M − S) / (B − S), on the general mean: 0 is as bad as {comparison.baseline}, 1 as good as "
         "the base."
     )
+    if any(line.refined and line.refined.goes_on for line in lines):
+        words += " An arrow: the interval goes on, to where the table says."
     drawn = (
         plots_diagnostics.dots("recovery", title, words, lines, "share of the damage recovered", 1) if lines else None
     )
@@ -52,9 +61,19 @@ def _figure(comparison: Comparison, methods: list[MethodResult]) -> Figure | Tab
     return Figure(title, words, drawn, data, words) if lines else replace(data, caption=title)
 
 
-def _dot(value: float, low: float, high: float) -> plots_diagnostics.Dot:
-    """No arm reaches further than a picture can show."""
-    return plots_diagnostics.Dot(value, max(low, -2.0), min(high, 3.0))
+def _dots(found: Sequence[Estimate]) -> list[plots_diagnostics.Dot]:
+    """No interval reaches further than a picture can show, which holds every mark itself with room beside it."""
+    first = min([-2.0, *(each.value - 0.5 for each in found)])
+    last = max([3.0, *(each.value + 0.5 for each in found)])
+    return [
+        plots_diagnostics.Dot(
+            each.value,
+            max(each.low, first),
+            min(each.high, last),
+            "<" * int(each.low < first) + ">" * int(each.high > last),
+        )
+        for each in found
+    ]
 
 
 def _share(effect: Effect | None) -> str:

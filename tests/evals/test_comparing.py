@@ -126,7 +126,7 @@ def test_other_items_and_other_targets_are_refused(store: Store) -> None:
 def test_scores_without_items_are_refused(store: Store) -> None:
     for name in ("a0", "b0"):
         store.add_scores([Score(name, "facts", "acc", 0.5, 0.4, 0.6, 200, "f", True, {})])
-    assert compare(arm(store, "a"), arm(store, "b"), KINDS).refused == {"facts": "no scores of single items were kept"}
+    assert compare(arm(store, "a"), arm(store, "b"), KINDS).refused == {"facts": "a kept no scores of single items"}
 
 
 def test_two_stores(store: Store, tmp_path: Path) -> None:

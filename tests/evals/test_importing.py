@@ -164,10 +164,11 @@ def test_without_samples_there_are_scores_and_no_comparison(
     shutil.copy(file, tmp_path / file.name)
     (made,) = write(store, read(tmp_path), "alone")
     assert {s.benchmark for s in made.scores} == set(TASKS) and made.n_samples == 0
-    assert "no samples file" in made.notes[0]
+    (note,) = made.notes  # once for all of them
+    assert note.startswith(f"{', '.join(sorted(TASKS))}: no samples file") and "--log_samples --output_path" in note
     write(store, read(folders["lab"]), "whole")
     found = compare(arm(store, "alone"), arm(store, "whole"), {}, accept=["generation"])
-    assert found.refused["lab_choice"] == "no scores of single items were kept"
+    assert found.refused["lab_choice"] == "alone kept no scores of single items"
 
 
 def test_of_two_results_the_later_counts(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ def test_values_of_inspect(tmp_path: Path) -> None:
     values = {s.prompt: s.value for s in found.samples if s.metric == "s"}
     assert values == {"q0": 0.5, "q1": 0, "q2": 0.5, "q3": 0.25, "q4": 1, "q5": 0, "q8": 0, "q9": 0.75}
     assert {s.metric: s.n for s in found.scores} == {"s": 8, "s/a": 1, "s/b": 1}
-    assert found.notes == ["sums: 1 samples have no score that is a number and were left out"]
+    assert found.notes == ["1 samples have no score that is a number and were left out"]
     assert found.samples[0].target == "x\ny"
 
 

@@ -104,7 +104,24 @@ def test_latex_compiles(built: dict[str, Path], tmp_path: Path) -> None:
     subprocess.run(["pdflatex", "-interaction=batchmode", "-halt-on-error", main.name], cwd=tmp_path, check=True)
 
 
+def test_plain_pdflatex_knows_every_letter_of_a_formula() -> None:
+    """No Greek beyond ASCII, and nothing that asks for another encoding of fonts than the first."""
+    written = latex.escape('|θ − θ0| in Σω, "quoted"')
+    assert written.isascii() and r"$\theta$" in written and r"$\Sigma$$\omega$" in written
+    assert "quotedbl" not in written
+    assert latex.escape("λβτ") == r"$\lambda$$\beta$$\tau$" and latex.escape("ςφΩ") == r"$\varsigma$$\phi$$\Omega$"
+
+
 # ---- CSV and JSON
+
+
+def test_a_table_under_a_sentence_is_called_by_its_section_and_a_number() -> None:
+    sentence = "Divergences and likelihoods are nats a token, all words counted, along answers to 32 items (1 seed)"
+    long, short = (Table([Column("a")], [["1"]], caption) for caption in (sentence, "Of the weights"))
+    found = listing.tables([Heading("How far they moved"), long, short, long])
+    assert [each.name for each in found] == [
+        "how-far-they-moved-1", "how-far-they-moved-of-the-weights", "how-far-they-moved-2",
+    ]  # fmt: skip
 
 
 def test_csv_holds_what_is_shown_and_the_numbers_in_full(data: Any, built: dict[str, Path]) -> None:

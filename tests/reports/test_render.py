@@ -165,3 +165,11 @@ def test_without_matplotlib_the_numbers_stand_alone(monkeypatch: pytest.MonkeyPa
     assert svg.chart("one", "t", "d", draw("x"), (200, 200)) is None
     page = html.render("t", [], [Figure("Gain", "d", None, Table([Column("a")], [["17"]]))])
     assert "<svg" not in page and ">17<" in page and "needs matplotlib" in page
+
+
+def test_a_caption_stands_outside_the_box_that_scrolls() -> None:
+    for count, kind in ((html.WIDE - 1, "table"), (html.WIDE, "table wide")):
+        made = html.table(Table([Column(f"c{n}") for n in range(count)], [["x"] * count], "What <this> is"))
+        before, box = made.split(f'<div class="{kind}">')
+        assert "What &lt;this&gt; is</p>" in before and "<caption" not in box
+        assert 'aria-label="What &lt;this&gt; is"' in box

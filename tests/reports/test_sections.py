@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evals.paired import Estimate
 from refinery.records import digest
 from refinery.spec import EvaluateSpec
 from refinery.spec_models import Price, StageSpec
@@ -50,7 +51,32 @@ def test_the_front_holds_whom_no_one_beats_on_both_sides(data: Any) -> None:
     assert text.startswith("By their means alone no method is better on both sides than raft")
 
 
+def test_where_none_beats_another_that_is_said(data: Any) -> None:
+    measured = in_plane(data.comparison)
+    beaten = pareto.dominated(measured)
+    level = [m for m in measured if not any(other in beaten[m.name] for other in (n.name for n in measured))]
+    pair = [*level, replace(level[0], name="its_twin")]  # alike, so that neither beats the other
+    text = plain(pareto._front(pair).text)
+    assert text == f"By their means alone none of {', '.join(m.name for m in pair)} beats another on both sides."
+
+
+def test_weights_from_elsewhere_learned_from_nothing_that_is_known(data: Any) -> None:
+    runs = {name: [{**row, "data_fingerprint": ""} for row in rows] for name, rows in data.checkpoints.items()}
+    for given, empty in ((data, False), (replace(data, checkpoints=runs), True)):
+        table = first(provenance._weights(given), Table)
+        assert [row[3] == "" for row in table.rows] == [True, *[empty] * (len(table.rows) - 1)]
+
+
 # ---- recovery
+
+
+def test_a_mark_never_floats_outside_its_own_interval() -> None:
+    """What reaches beyond the picture is cut on the far side of the mark, and says so."""
+    far, wide, plain_one = (Estimate(*ends, 9, 1) for ends in ((-2.11, -3.31, -1.43), (0.5, -9, 12), (0.5, 0.2, 0.8)))
+    drawn = recovery._dots([far, wide, plain_one])
+    assert all(dot.low <= dot.value - 0.3 and dot.value + 0.3 <= dot.high for dot in drawn)
+    assert [dot.goes_on for dot in drawn] == ["<", "<>", ""]
+    assert [(dot.low, dot.high) for dot in drawn[:2]] == [(-2.61, -1.43), (-2.61, 3)]
 
 
 def test_recovery_per_benchmark_is_the_share_of_the_baselines_loss(data: Any) -> None:
