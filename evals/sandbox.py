@@ -7,9 +7,15 @@ the system does not let them be made nothing is run, unless the caller says `iso
 and the empty environment and no more.
 
 "Passed" is a word that only the runner knows, said after the last test: leaving early with any exit code, or printing
-that all is well, does not pass. The tests run with builtins and modules as they were before the program, and a result
-that claims to equal everything is refused. What remains possible, as in every tester that shares a process with what it
-tests: a program that searches the interpreter's memory for the word.
+that all is well, does not pass, and no descriptor that the program can read brings the word. The tests run with
+builtins and modules as they were before the program. A result of a class that was not there before it and says itself
+what it equals is refused, unless the tests are about that class.
+
+What remains possible, as in every tester that shares a process with what it tests: a program that climbs from its own
+frame to ours (sys._getframe), searches the interpreter's objects or its memory (gc, ctypes), and so finds the word or
+changes the tests; one whose threads change things while the tests run; one that gives a name of the tests another
+meaning (`abs`, or a class that equals all in the function's place); numbers of its own whose difference from all is 0.
+A mark for passing says nothing on a model that was taught to seek such ways.
 """
 
 import contextlib
@@ -110,15 +116,21 @@ def _ask(program: str, tests: str, limits: Limits, isolated: bool) -> dict[str, 
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             os.set_blocking(read, False)
-            return _parsed(read)
+            return _parsed(read, isolated)
         finally:
             os.close(read)
 
 
-def _parsed(read: int) -> dict[str, Any]:
+def _parsed(read: int, isolated: bool) -> dict[str, Any]:
+    """The report. One that cannot be read is the program's doing, and without isolation a missing one too: it can
+    reach its runner then."""
     try:
         told = os.read(read, 1 << 16)
     except BlockingIOError:
         told = b""
-    broken = {"reason": "broken", "setup": "the runner ended without a word"}
-    return json.loads(told) if told else broken
+    if not told and isolated:
+        return {"reason": "broken", "setup": "the runner ended without a word"}
+    try:
+        return dict(json.loads(told))
+    except (ValueError, TypeError):
+        return {"reason": "exited", "detail": "its runner's report cannot be read" if told else "its runner is gone"}

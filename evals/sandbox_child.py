@@ -3,8 +3,13 @@
 Three processes. The first makes the namespaces, the second builds the file system and watches the clock, the third
 gives up all rights and runs the program. The third can tell the second only that the tests are over, with the word that
 proves it, or what went wrong; the second alone reports to the caller.
+
+The word is taken from its pipe before the program is loaded, and the pipe is closed: while code of the program can run
+no descriptor holds the word or brings it. To hand it over when the tests are done would be weaker, for whoever can
+write to a descriptor can say that they are done.
 """
 
+import ast
 import builtins
 import contextlib
 import ctypes
@@ -28,6 +33,7 @@ KEPT = NOSUID | NODEV | NOEXEC | 1024 | 2048  # and noatime, nodiratime: a mount
 SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc/alternatives", "/etc/ld.so.cache")
 DEATH_SIGNAL, DUMPABLE, NO_NEW_PRIVILEGES = 1, 4, 38
 FIRST_USER = 1 << 20  # no one on the machine has a number that high; one for each sandbox, so that limits do not mix
+DETAIL = 500  # characters; written as JSON they are at most 6,000 bytes, which a pipe takes at once
 COMPARISONS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__contains__")
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -60,7 +66,7 @@ def main() -> None:
 
 
 def tell(report: int, reason: str, **more: str) -> None:
-    os.write(report, json.dumps({"reason": reason, **more}).encode()[: 1 << 15])
+    os.write(report, json.dumps({"reason": reason, **{key: text[:DETAIL] for key, text in more.items()}}).encode())
 
 
 def separate() -> bool:
@@ -178,16 +184,17 @@ def show(place: Path, root: Path) -> None:
 def perform(job: dict, as_root: bool, ask: int, say: int) -> None:
     """Run the program and its tests; the last line is reached where no test failed."""
     give_up_rights(job, as_root)
-    write, read = os.write, os.read
+    write, word = os.write, os.read(ask, 64)
+    os.close(ask)
     try:
         load(job["program"], job["tests"])()
     except Deception as error:
         write(say, f"deceived {error}\n".encode())
     except Exception as error:
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:DETAIL]
         write(say, f"raised {line}\n".encode("utf-8", "replace"))
     else:
-        write(say, b"ok " + read(ask, 64) + b"\n")
+        write(say, b"ok " + word + b"\n")
 
 
 def give_up_rights(job: dict, as_root: bool) -> None:
@@ -217,6 +224,13 @@ def give_up_rights(job: dict, as_root: bool) -> None:
     libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
 
 
+Known = dict[int, tuple[type, list[Any]]]
+"""id of a class to itself and its own comparisons: a class of the program's may say that it is equal to any other."""
+
+mro, own, subclasses = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"].__get__, type.__subclasses__
+"""As type has them, whatever a metaclass says."""
+
+
 class Deception(BaseException):
     """A result that compares as it likes."""
 
@@ -224,13 +238,15 @@ class Deception(BaseException):
 def load(program: str, tests: str) -> Callable[[], None]:
     """The program has run when this returns; what is returned runs the tests, on builtins and modules as they were."""
     settrace, setprofile, place = sys.settrace, sys.setprofile, vars(builtins)
-    kept, code, named = dict(place), compile(tests, "<tests>", "exec"), frozenset(re.findall(r"\w+", tests))
+    kept, code, names = dict(place), compile(tests, "<tests>", "exec"), wanted(tests)
     modules = {}
     for name in re.findall(r"^\s*(?:import|from)\s+([A-Za-z_][\w.]*)", tests, re.MULTILINE):
         try:
             modules[name] = importlib.import_module(name)
         except ImportError:  # the tests will say so themselves
             continue
+    bring(program)
+    known = comparisons()
     before = {name: dict(vars(module)) for name, module in modules.items()}
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.modules["candidate"] = candidate = types.ModuleType("candidate")
@@ -241,35 +257,87 @@ def load(program: str, tests: str) -> Callable[[], None]:
     for name, module in modules.items():
         sys.modules[name] = module
         vars(module).update(before[name])
-    space = {name: watched(value, named) for name, value in vars(candidate).items()}
+
+    space: dict[str, Any] = {}
+
+    def look(found: Any) -> None:
+        place.update(kept)  # a function of the program's has just run
+        if equals_all(found, known, [space[name] for name in names if name in space], 0):
+            raise Deception(type(found).__name__)
+
+    space.update({name: watched(value, known, look) for name, value in vars(candidate).items()})
     space["__builtins__"] = kept
     return lambda: exec(code, space)
 
 
-def watched(value: Any, named: frozenset[str]) -> Any:
-    """A function whose result is looked at; its own calls to itself are not, so that they cost nothing."""
-    if not isinstance(value, types.FunctionType):
+def wanted(tests: str) -> frozenset[str]:
+    """The names that tests take from the program, and those of their own classes."""
+    nodes = list(ast.walk(ast.parse(tests)))
+    taken = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    made = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    made |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    made |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    return frozenset(taken - made | {node.name for node in nodes if isinstance(node, ast.ClassDef)})
+
+
+def bring(program: str) -> None:
+    """Import what the program will import, so that the classes there are known before it runs."""
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            with contextlib.suppress(Exception):  # the program will say so itself, if it ever comes there
+                exec(compile(ast.Module([node], []), "<imports>", "exec"), {})
+
+
+def watched(value: Any, known: Known, look: Callable[[Any], None]) -> Any:
+    """A callable whose results are looked at; its own calls to itself are not, so that they cost nothing. Classes stay
+    as they are, and List[int] and its like."""
+    kind = type(value)
+    alias = id(kind) in known and hasattr(kind, "__getitem__")
+    if inherits(kind, type) or alias or not callable(value):
         return value
 
     def call(*args: Any, **options: Any) -> Any:
         found = value(*args, **options)
-        if equals_all(found, named, 0):
-            raise Deception(type(found).__name__)
+        look(found)
         return found
 
     return call
 
 
-def equals_all(value: Any, named: frozenset[str], depth: int) -> bool:
-    """Is it, or does it hold, an object of a class of the program's own that says itself what it equals? Classes whose
-    name stands in the tests are what they are about."""
-    for kind in type(value).__mro__:
-        if kind.__module__ == "candidate" and kind.__name__ not in named and any(n in vars(kind) for n in COMPARISONS):
+def comparisons() -> Known:
+    """Of all classes that there are."""
+    known: Known = {}
+    left: list[type] = [object]
+    while left:
+        kind = left.pop()
+        if id(kind) not in known:
+            known[id(kind)] = (kind, compared(kind))
+            left += subclasses(kind)
+    return known
+
+
+def compared(kind: type) -> list[Any]:
+    return [own(kind).get(name) for name in COMPARISONS]
+
+
+def inherits(kind: type, base: type) -> bool:
+    return any(each is base for each in mro(kind))
+
+
+def equals_all(value: Any, known: Known, about: list[Any], depth: int) -> bool:
+    """Is it, or does it hold, an object that may say what it equals as it likes: of a class that was not there before
+    the program, or that has other comparisons since? The new classes that the tests are `about` may."""
+    kind = type(value)
+    for each in mro(kind):
+        before = known.get(id(each), (each, [None] * len(COMPARISONS)))[1]
+        changed = any(now is not then for now, then in zip(compared(each), before, strict=True))
+        if changed and (id(each) in known or not any(each is one for one in about)):
             return True
-    if depth > 3 or type(value) not in (list, tuple, set, frozenset, dict):
+    base = next((each for each in (list, tuple, set, frozenset, dict) if inherits(kind, each)), None)
+    if depth > 3 or base is None:
         return False
-    inner = [*value, *value.values()] if type(value) is dict else list(value)
-    return any(equals_all(each, named, depth + 1) for each in inner[:1000])
+    inner = [*base.__iter__(value), *(dict.values(value) if base is dict else ())]
+    return any(equals_all(each, known, about, depth + 1) for each in inner[:1000])
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ import re
 
 from refinery.checks import choice_letter
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
 
 def tagged(text: str, letters: str = "ABCD") -> str | None:
-    """The letter in the last <answer>...</answer>, which holds nothing else; None for any other answer.
+    """The letter in the last <answer>...</answer>, which holds nothing else; None for any other answer. An opening tag
+    that stands in the prose opens nothing where another one follows before the end.
 
     "(B)", "B." and "B: text" in the tag are no letters: the prompt says so.
     """

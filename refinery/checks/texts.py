@@ -68,18 +68,24 @@ def last_box(text: str) -> str | None:
 
 
 def box_value(content: str) -> Hashable | None:
-    """The content without layout, as (value, is_percent) where it is one number."""
+    """The content without layout, as (value, is_percent) where it is one number; 1\\frac{1}{2} and 1 1/2 are 3/2."""
     text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:)|\$", "", content).replace("\\dfrac", "\\frac")
     text = re.sub(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}", r"\1", text)
-    text = "".join(text.split()).rstrip(".")
-    number = NUMBER.fullmatch(text.replace("−", "-"))
-    return (last_number(text) if number else text) or None
+    text = re.sub(r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}", text)
+    text = " ".join(text.split()).rstrip(". ").replace("−", "-")
+    joined = re.sub(r"(?<![0-9]) | (?![0-9])", "", text)  # 3 4 is not 34
+    mixed = re.sub(r"^([-+]?[0-9]+)\\frac\{([0-9]+)\}\{([0-9]+)\}", r"\1 \2/\3", joined)
+    for each in (text, mixed):
+        if NUMBER.fullmatch(each) and not re.search(r"[.,] ", text):
+            return last_number(each)
+    return joined or None
 
 
 # --- letters
 
 LETTERS = "ABCDE"
 _GO_ON = r"(?:because|since|as|or|and)\b"
+_NOT_WRONG = r"(?![)\].:*]*\s+is\s+(?:wrong|incorrect|false|not)\b)"
 
 
 @lru_cache(maxsize=64)
@@ -95,8 +101,8 @@ def _letter_rules(letters: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pa
     letter = f"(?:{'|'.join(either)})"
     tagged = rf"\\boxed\{{([{letters}])\}}|<answer>\s*\(?([{letters}])\)?\s*</answer>"
     answered = rf"(?i:\banswer\b(?:\s{{1,20}}is)?)[\s*]{{0,20}}:?[\s*(\[{{]{{0,20}}(?P<letter>{letter})|{tagged}"
-    leading = rf"\s*[(\[*]*(?P<letter>[{letters}])[)\].:*]"
-    standalone = rf"(?<![\w'’])(?<!not )({letter})"
+    leading = rf"\s*[(\[*]*(?P<letter>[{letters}])[)\].:*]{_NOT_WRONG}"
+    standalone = rf"(?<![\w'’])(?<!not )(?<!nor )({letter}){_NOT_WRONG}"
     beside = rf"[)\]}}*.:\s]*(?:,|/|&|\bor\b|\band\b)\s*(?:option\s+)?[(\[{{*]*[{letters}](?![\w'’])"
     return re.compile(answered), re.compile(leading), re.compile(standalone), re.compile(beside)
 
@@ -110,17 +116,42 @@ def choice_letter(text: str, letters: str = LETTERS) -> str | None:
     """The one option among `letters` that `text` settles on, or None.
 
     In this order: the text is a letter ("b", "(B)"); the last "answer is B", "answer: B", \\boxed{B} or
-    <answer>B</answer>; a leading "B)" or "B."; a letter that is the only one standing alone. Where a second letter
-    stands beside the one found ("the answer is B or C"), nothing was settled.
+    <answer>B</answer>; a leading "B)" or "B."; a letter that is the only one standing alone. The last two leave out
+    what "is wrong". Where a second letter stands beside the one found ("the answer is B or C"), nothing was settled.
+    Where several letters lead lines or sentences, the options are gone through: then counts what comes after the last
+    of them, if it names one letter, else the only one that "is right".
     """
     alone = text.strip().strip("()[]{}*.:$ ")
     if len(alone) == 1 and alone.upper() in letters:
         return alone.upper()
     answered, leading, standalone, beside = _letter_rules(letters)
-    found = [*answered.finditer(text)][-1:] or [match for match in [leading.match(text)] if match]
+    found = [*answered.finditer(text)][-1:]
+    leads = [] if found else [*_list_rules(letters)[0].finditer(text)]
+    if len({match["letter"] for match in leads}) > 1:
+        return _conclusion(text, leads[-1].end(), letters)
+    found = found or [match for match in [leading.match(text)] if match]
     if found:
         (last,) = found
         settled = last["letter"] or next(group for group in last.groups() if group)
         return None if beside.match(text, last.end()) else settled
     different = set(standalone.findall(text))
     return different.pop() if len(different) == 1 else None
+
+
+@lru_cache(maxsize=64)
+def _list_rules(letters: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """(a letter that leads a line or a sentence, one that is said to be right)."""
+    lead = rf"(?:^|(?<=[.!?])\s)[ \t]{{0,20}}[-•(\[*]*(?P<letter>[{letters}])[)\].:*]"
+    right = (
+        rf"(?<![\w'’])(?<!\bor )(?<!\bnor )(?<!\band )([{letters}])[)\].:*]*\s+is\s+(?:the\s+)?(?:right|correct)"
+        r"(?:\s+(?:one|answer|option|choice))?(?=[*\s]*(?:[.!;]|$|(?:because|since)\b))"
+    )
+    return re.compile(lead, re.MULTILINE), re.compile(right, re.MULTILINE)
+
+
+def _conclusion(text: str, after: int, letters: str) -> str | None:
+    """What a text that goes through the options settles on; the last of them begins before `after`."""
+    end = re.compile(r"\n|[.!?](?=\s|$)").search(text, after)
+    named = set(_letter_rules(letters)[2].findall(text, end.end())) if end else set()
+    named = named or set(_list_rules(letters)[1].findall(text))
+    return named.pop() if len(named) == 1 else None

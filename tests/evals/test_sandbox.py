@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from evals import sandbox
+from evals.offline import CodeEval
 from evals.sandbox import Limits
 from refinery.errors import UserError
 from tests.evals.benchmark_files import humaneval, mbpp
@@ -151,6 +152,17 @@ DECEPTIONS = [
     ("import builtins as b\nb.exec = lambda *_: None\nb.AssertionError = KeyError\ndef f(x): return 9\n", TESTS),
     ("import os\nif os.fork() == 0:\n    os._exit(0)\nos.wait()\ndef f(x): return 9\n", TESTS),
     ("class X(Exception):\n    def __str__(self): return 'ok'\ndef f(x): raise X\n", TESTS),
+    ("E = type('E', (), {'__eq__': lambda *_: True, '__module__': 'x'})\ndef f(x): return E()\n", TESTS),
+    ("E = type('assert', (), {'__eq__': lambda *_: True})\ndef f(x): return E()\n", TESTS),
+    ("class check:\n    def __eq__(self, other): return True\ndef f(x): return check()\n",
+     "def check(candidate):\n    assert candidate(1) == 2\ncheck(f)"),
+    ("class M(type):\n    __mro__ = __dict__ = property(lambda _: {})\n    def __eq__(self, other): return True\n"
+     "    def __hash__(self): return hash(int)\n"
+     "class E(metaclass=M):\n    def __eq__(self, other): return True\ndef f(x): return E()\n", TESTS),
+    ("from fractions import Fraction\nFraction.__eq__ = lambda *_: True\ndef f(x): return Fraction(7)\n", TESTS),
+    ("import builtins\n" + EQUAL + "def f(x):\n    builtins.any = lambda _: False\n    return E()\n", TESTS),
+    ("import functools\n" + EQUAL + "@functools.cache\ndef f(x): return E()\n", TESTS),
+    (EQUAL + "class L(list): pass\ndef f(x): return L([E()])\n", "assert f(1) == [2]"),
 ]  # fmt: skip
 
 
@@ -165,6 +177,113 @@ def test_a_class_that_the_tests_are_about_may_say_what_it_equals() -> None:
     )
     assert sandbox.run(program, "assert f(1) == P(1)").passed
     assert not sandbox.run(program, "assert f(1) == P(2)").passed
+
+
+READS_THE_WORD = """
+import os
+def steal():
+    for fd in range(3, 64):
+        try:
+            os.set_blocking(fd, False)
+            word = os.read(fd, 64)
+        except OSError:
+            continue
+        if len(word) == 32:
+            for out in range(3, 64):
+                try:
+                    os.write(out, b'ok ' + word + b'\\n')
+                except OSError:
+                    pass
+            os._exit(0)
+def f(x):
+    steal()
+    return 9
+"""
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "steal()\n",
+        "",  # as the tests call it
+        "import threading, time\ndef watch():\n    while True:\n        steal()\n        time.sleep(0.001)\n"
+        "threading.Thread(target=watch, daemon=True).start()\n",
+        "import time\nif os.fork() == 0:\n    while True:\n        steal()\n        time.sleep(0.001)\n",
+    ],
+)
+def test_no_descriptor_holds_the_word(when: str, isolated: bool) -> None:
+    assert not sandbox.run(READS_THE_WORD + when, TESTS, SHORT, isolated=isolated).passed
+
+
+SAYS = "import os\nfor fd in range(3, 64):\n    try: os.write(fd, {!r})\n    except OSError: pass\nos._exit(0)\n"
+
+
+@pytest.mark.parametrize(
+    "said", [b"raised " + b"\x01" * 8000, b"raised \xff\n", b"deceived " + b'"' * 9000 + b"\n", b"\n"]
+)
+def test_whatever_a_program_says_is_a_verdict_of_one_line(said: bytes) -> None:
+    found = sandbox.run(SAYS.format(said), TESTS, SHORT)
+    assert not found.passed and found.reason in ("raised", "deceived", "exited") and len(found.detail) <= 500
+
+
+@pytest.mark.parametrize("report", [b'{"reason": "raised", "detail": "\\u00', b"7", b"[1]", b"\xff"])
+def test_a_report_that_cannot_be_read_fails_the_program(report: bytes) -> None:
+    read, write = os.pipe()
+    try:
+        os.write(write, report)
+        assert sandbox._parsed(read, True)["reason"] == "exited"
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_one_hostile_answer_among_many_ends_no_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CodeEval, "run_code", True)
+    hostile = SAYS.format(b"raised " + b"\x01" * 8000)
+    assert CodeEval().compute([TESTS] * 2, [[hostile], [RIGHT]], k=[1]) == ({"pass@1": 0.5}, {})
+
+
+def test_without_isolation_a_program_that_ends_its_runner_fails() -> None:
+    program = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n"
+    assert sandbox.run(program, TESTS, SHORT, isolated=False).reason == "exited"
+
+
+RESULTS = [
+    ("from decimal import Decimal as D", "D('0.5')", "0.5"),
+    ("", "__import__('decimal') and 2", "2"),
+    ("from collections import *", "OrderedDict(a=1)", "{'a': 1}"),
+    ("import collections", "collections.deque([1])", "__import__('collections').deque([1])"),
+    ("from collections import namedtuple\nP = namedtuple('P', 'x y')", "P(1, 2)", "(1, 2)"),
+    ("import enum\nclass C(enum.IntEnum):\n    RED = 2", "C.RED", "2"),
+    ("import numpy as np", "np.float64(0.5)", "0.5"),
+    ("import datetime, fractions", "fractions.Fraction(1, 2)", "0.5"),
+    ("", "{1: 2}.keys()", "{1}"),
+    ("", "{1: 2}.items()", "{(1, 2)}"),
+    ("", "range(2)", "range(2)"),
+    ("", "memoryview(b'x')", "b'x'"),
+    ("import array, types, pathlib, re", "array.array('b', [1])", "__import__('array').array('b', [1])"),
+    ("import types", "types.SimpleNamespace(a=1)", "__import__('types').SimpleNamespace(a=1)"),
+    ("import pathlib", "pathlib.Path('a')", "__import__('pathlib').Path('a')"),
+    ("from xml.etree import ElementTree as T", "T.QName('a')", "'a'"),
+    ("", "list[int]", "list[int]"),
+    ("", "frozenset([1])", "{1}"),
+]
+
+
+@pytest.mark.parametrize(("start", "result", "wanted"), RESULTS)
+def test_results_of_classes_that_are_not_the_programs_pass(start: str, result: str, wanted: str) -> None:
+    within = f"def f(x):\n    {start}\n    return {result}\n" if "\n" not in start and "*" not in start else ""
+    for program in filter(None, (f"{start}\ndef f(x): return {result}\n", within)):
+        found = sandbox.run(program, f"assert f(1) == {wanted}")
+        assert found.passed, (program, found)
+
+
+def test_tests_may_use_what_the_program_imported() -> None:
+    program = "from typing import List\nimport functools\n@functools.cache\ndef f(x): return x + 1\n"
+    assert sandbox.run(program, "def check(g: List[int]):\n    assert g(1) == 2\ncheck(f)").passed
+    own = "class T:\n    def __eq__(s, o): return type(o) is T\nassert f(T()) == T()"
+    assert sandbox.run("def f(x): return x\n", own).passed
 
 
 def bare(program: str, tests: str) -> bool:
