@@ -4,7 +4,7 @@ A method's file names its paper and gives its defaults; what each knob means sta
 trainers/divergences.py (D at one position), trainers/balance.py (λ) and trainers/distill.py (the whole loss).
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -45,8 +45,6 @@ class DistillParams(TrainParams):
 
     SUPERVISED: ClassVar[bool] = False
     """Whether cross-entropy on the response is part of the loss, next to the divergence."""
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
-    """What `preset` names: values for parameters that are not given."""
 
     # the teacher
     teacher: Annotated[Teaching, Later] = "frozen"
@@ -105,14 +103,6 @@ class DistillParams(TrainParams):
     weights over NCCL, each after every optimiser step. vLLM needs a GPU and this environment's own vLLM, and an
     interrupted training then ends with other weights than it would have had: its sampling is not repeatable."""
     vllm: Annotated[VllmParams, Later] = VllmParams.model_validate({})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, data: Any) -> Any:
-        """A preset's values, under those that are given."""
-        if not isinstance(data, dict):
-            return data
-        return {**cls.PRESETS.get(str(data.get("preset")), {}), **data}
 
     @model_validator(mode="after")
     def _consistent(self) -> "DistillParams":

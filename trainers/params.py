@@ -1,8 +1,8 @@
 """Parameters that every training method shares. Light: nothing here imports torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from refinery.spec_types import Later, OpParams, StepName
 
@@ -36,6 +36,9 @@ class TrainParams(OpParams):
     """What a `tune:` grid may vary and `train.defaults` may set, whatever the method. Defaults: RAFT's paper, and a
     cosine schedule with 3% warm-up and clipping at 1, which it does not state."""
 
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    """What `preset` names, in methods that have it: values for parameters that are not given."""
+
     learning_rate: float = Field(5e-6, gt=0)
     epochs: float = Field(3, gt=0)
     """Passes over the rows. The passes run on into one another, so every batch is full; 0.5 is half a pass."""
@@ -66,6 +69,17 @@ class TrainParams(OpParams):
     """The step whose first prompts are probed; those of the training rows where it is left out."""
     probe_rows: Annotated[int, Later] = Field(32, ge=1)
     """How many prompts a probe answers."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _preset(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """A preset's values, under those that are given. They do not count as set: another preset takes their place."""
+        if not isinstance(data, dict):
+            return handler(data)
+        own = cls.model_fields.get("preset")
+        found = handler({**cls.PRESETS.get(str(data.get("preset", own and own.default)), {}), **data})
+        found.model_fields_set.intersection_update(data)
+        return found
 
     @field_validator("lora", mode="before")
     @classmethod

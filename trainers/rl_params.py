@@ -3,7 +3,7 @@
 They have the names and the meaning that TRL's GRPOConfig gives them, except where it is said.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -44,9 +44,6 @@ class RlParams(TrainParams):
     `zero_variance`); a rollout whose reward is unknown counts in no mean and has advantage 0. Steps without vLLM go on
     after an interruption exactly where they were.
     """
-
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
-    """What `preset` names: values for parameters that are not given."""
 
     learning_rate: float = Field(1e-6, gt=0)
     epochs: float = Field(1, gt=0)
@@ -95,15 +92,6 @@ class RlParams(TrainParams):
     """Learn only from this share of the tokens, the least certain ones."""
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of an entropy bonus."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, data: Any) -> Any:
-        """A preset's values, under those that are given."""
-        if not isinstance(data, dict):
-            return data
-        own = cls.model_fields.get("preset")
-        return {**cls.PRESETS.get(str(data.get("preset", own and own.default)), {}), **data}
 
     @model_validator(mode="after")
     def _whole_groups(self) -> "RlParams":

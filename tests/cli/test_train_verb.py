@@ -132,3 +132,28 @@ def test_mistaken_stages_and_names_are_said_with_their_place(tmp_path: Path) -> 
     assert 'there is no step "secnd"' in said and 'there is no method "plane"' in said
     assert 'method sft_replay: there is no step "secnd"' in said
     assert 'a stage is called "source" already' in said and "a grid and stages do not go together" in said
+
+
+def test_a_preset_in_a_grid_or_a_matrix_fills_what_is_not_given(tmp_path: Path) -> None:
+    """As that preset does where it stands in the method's own entry."""
+    from refinery.cli.cells import Cells
+    from trainers.methods.sdft import Params
+
+    methods = {"sdft": {"method": "sdft", "teacher_ema": 0.5, "lora": {"rank": 4}}}
+    split = {"path": "first.jsonl", "split": {"train": 0.6, "validation": 0.4}}
+    wanted = [
+        Params(preset=preset, teacher_ema=0.5, lora={"rank": 4}, batch_size=4, epochs=1, learning_rate=1e-3)
+        for preset in ("paper", "released")
+    ]
+    assert [each.divergence for each in wanted] == ["reverse", "forward"]
+
+    path = write(tmp_path, {"methods": methods, "tune": {"preset": ["paper", "released"]}}, source=split)
+    assert refinery("run", str(path), "--stage", "refine").exit_code == 0
+    spec = load_spec(path)
+    cells = list(Cells(spec, Store(spec.store_path, read_only=True)).tuning("sdft"))
+    assert [cell.jobs[-1].params for cell in cells] == wanted
+    assert [cell.label for cell in cells] == ["sdft preset=paper", "sdft preset=released"]
+
+    path = write(tmp_path, {"methods": methods}, matrix={"methods.sdft.preset": ["paper", "released"]})
+    points = load_spec(path).points
+    assert [p.spec.train.methods["sdft"].params for p in points if p.spec.train] == wanted
