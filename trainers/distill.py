@@ -210,10 +210,10 @@ class ConditionedDistillation(Loop, Rollouts):
         """λ from the step's mean losses or their gradients, and the step's metrics."""
         sums = self.accelerator.reduce(sums, "sum")
         totals = torch.stack([batch["answer_tokens"], batch["units"]])
-        quantities = sums[:2] / totals
+        quantities = losses = sums[:2] / totals
         if gradients is not None:
             quantities = (self.accelerator.reduce(gradients, "sum") / totals[:, None]).norm(dim=-1)
-        self._lambda = self.balancer.update(*quantities.tolist())
+        self._lambda = self.balancer.update(*quantities.tolist(), nats=float(losses[1]))
         self._record(sums, batch)
 
     def _record(self, sums: Tensor, batch: Batch) -> None:

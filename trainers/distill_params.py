@@ -129,12 +129,14 @@ class BalancedParams(DistillParams):
 
     balance: Balance | float = "ema"
     """λ: moving averages of the losses (ema), the ratio of the first step's losses (initial), moving averages of the
-    two gradients' norms at the last layer (gradient), or this fixed number."""
+    two gradients' norms at the last layer (gradient), or this fixed number. While the averaged divergence is below 1e-6
+    nats, float32's rounding of none at all, the first three are lambda_min."""
     balance_decay: float = Field(0.9, ge=0, lt=1)
     """β of those averages. Not a decay of weights: that is teacher_ema."""
     lambda_min: float = Field(0.0, ge=0)
     lambda_max: float | None = Field(None, gt=0)
-    """Bounds of an averaged λ; unbounded in RAFT's paper, where it grows without limit as the divergence vanishes."""
+    """Bounds of an averaged λ; unbounded in RAFT's paper, where it grows without limit as the divergence vanishes.
+    bfloat16 rounds more coarsely than `balance` looks at: bound it there if the teacher sees what the student sees."""
     gradients_every: Annotated[int | None, Later] = Field(None, ge=1)
     """Optimiser steps between two comparisons of the two losses' gradients over all trained weights: their norms, ratio
     and cosine. Each costs a step's passes once more, and memory for two gradients; None compares never."""
