@@ -4,12 +4,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
-from refinery.spec_types import Later, OpParams, StepName
+from refinery.spec_types import Later, OpParams, StepName, added_later
 
 WATCHING = frozenset(
     {"save_every", "report_to", "probe_every", "probe_prompts", "probe_rows", "gradients_every", "vllm"}
 )
-"""Parameters that shape no weights, and so are no part of a checkpoint's identity."""
+"""Parameters that shape no weights, and so are no part of a checkpoint's identity (vllm: but for what
+RlParams.shaping says)."""
 
 
 class LoraParams(BaseModel):
@@ -93,3 +94,7 @@ class TrainParams(OpParams):
         if micro and rows % micro:
             raise ValueError(f"batch_size {rows} is not a multiple of micro_batch_size {micro}")
         return self
+
+    def shaping(self) -> dict[str, Any]:
+        """The values that shape the weights, as a checkpoint's identity has them."""
+        return self.model_dump(mode="json", exclude={*WATCHING, *added_later(self)})

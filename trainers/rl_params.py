@@ -3,7 +3,7 @@
 They have the names and the meaning that TRL's GRPOConfig gives them, except where it is said.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -34,6 +34,20 @@ class VllmRollouts(BaseModel):
         "sequence_mask"
     )
     importance_sampling_clip_max: float | None = 3.0
+
+
+PLACEMENT = frozenset(
+    {
+        "mode",
+        "server_base_url",
+        "server_timeout",
+        "group_port",
+        "gpu_memory_utilization",
+        "tensor_parallel_size",
+        "enable_sleep_mode",
+    }
+)
+"""Where vLLM runs; it shapes no weights, as the rest of VllmRollouts does."""
 
 
 class RlParams(TrainParams):
@@ -102,6 +116,10 @@ class RlParams(TrainParams):
         if self.lora is not None and self.lora.dropout:
             raise ValueError("rollouts and their probabilities are taken without dropout: leave lora.dropout at 0")
         return self
+
+    def shaping(self) -> dict[str, Any]:
+        found = super().shaping()
+        return found if self.vllm is None else {**found, "vllm": self.vllm.model_dump(mode="json", exclude=PLACEMENT)}
 
 
 class RewriterParams(RlParams):
