@@ -36,17 +36,15 @@ class VllmRollouts(BaseModel):
     importance_sampling_clip_max: float | None = 3.0
 
 
-PLACEMENT = frozenset(
-    {
-        "mode",
-        "server_base_url",
-        "server_timeout",
-        "group_port",
-        "gpu_memory_utilization",
-        "tensor_parallel_size",
-        "enable_sleep_mode",
-    }
-)
+PLACEMENT = {
+    "mode",
+    "server_base_url",
+    "server_timeout",
+    "group_port",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "enable_sleep_mode",
+}
 """Where vLLM runs; it shapes no weights, as the rest of VllmRollouts does."""
 
 

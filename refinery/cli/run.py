@@ -13,7 +13,7 @@ from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
 from refinery.cli.rewriters import train_rewriters
-from refinery.errors import UserError
+from refinery.errors import UserError, together
 from refinery.fates import fates
 from refinery.graph import StepResult, run_graph, step_fingerprints
 from refinery.records import digest
@@ -51,7 +51,7 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             if failed:
                 what = "parts" if spec.matrix else "trainings"
-                raise UserError("\n".join([f"{len(failed)} {what} failed, the others stand:", *failed]))
+                raise together(f"{len(failed)} {what} failed, the others stand:", failed)
 
 
 def going_on(spec_path: Path) -> str:

@@ -1,6 +1,7 @@
 """`refinery train`: its plan, failed cells beside good ones, and stages one after the other."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from refinery.cli import app
-from refinery.errors import UserError
+from refinery.cli import app, main
+from refinery.errors import Bugs, UserError
 from refinery.spec import load_spec
 from refinery.store import Store
 from tests.tiny import tiny_model
@@ -78,6 +79,47 @@ def test_a_failed_training_leaves_the_others_and_is_tried_again(tmp_path: Path) 
     assert refinery("train", str(path), *mended).exit_code == 0
     assert {job["state"] for job in planned(path, *mended)} == {"stands"}
     assert store.runs()[0]["status"] == "complete"
+
+
+def test_a_bug_in_one_training_leaves_the_others_and_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """peft knows no such layer, and says so in a way of its own."""
+    broken = {"method": "sft", "lora": {"layers": ["qproj"]}}
+    path = write(tmp_path, {"methods": {"broken": broken, "good": {"method": "sft"}}})
+    assert refinery("run", str(path), "--stage", "refine").exit_code == 0
+    monkeypatch.setattr("sys.argv", ["refinery", "train", str(path)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-2] == "1 trainings failed, the others stand:"
+    assert re.match(r"train broken seed 0: \w+Error: Target modules .*qproj", said[-1])
+    assert any(line.startswith("Traceback (most recent call last)") for line in said)
+    store = Store(load_spec(path).store_path)
+    rows = {row["name"]: row for row in store.checkpoints()}
+    assert {name: row["status"] for name, row in rows.items()} == {"broken": "failed", "good": "complete"}
+    detail = rows["broken"]["manifest"]
+    assert f"train broken seed 0: {detail['error']}" == said[-1] and "peft" in detail["traceback"]
+    cells = store.query("SELECT method, status, error FROM cells ORDER BY method")
+    assert [(row["method"], row["status"]) for row in cells] == [("broken", "failed"), ("good", "complete")]
+    assert cells[0]["error"] == said[-1] and store.runs()[0]["status"] == "failed"
+    with pytest.raises(Bugs, match="nothing could be trained:\ntrain broken seed 0: "):
+        raise refinery("train", str(write(tmp_path, {"methods": {"broken": broken}}))).exception
+
+
+def test_ctrl_c_in_a_training_ends_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, {"methods": {"first": {"method": "sft"}, "good": {"method": "sft"}}})
+    assert refinery("run", str(path), "--stage", "refine").exit_code == 0
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("refinery.cli.training.train", interrupted)
+    assert refinery("train", str(path)).exit_code == 130
+    store = Store(load_spec(path).store_path)
+    assert store.runs()[0]["status"] == "interrupted" and not store.query("SELECT * FROM cells")
 
 
 def test_nothing_trained_is_an_error_at_once(tmp_path: Path) -> None:
