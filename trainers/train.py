@@ -268,7 +268,7 @@ def _trainer(run: Run, folder: Path, progress: Progress | None) -> tuple[Any, An
     store = run.job.store if trainer.accelerator.is_main_process else None
     here = trainer.accelerator.is_main_process and processes.on_one_machine()
     meter = Meter(gpus=trainer.accelerator.device.type == "cuda") if here else None
-    watch = Watch(store, folder.name, run.course.tokens(), progress, meter)
+    watch = Watch(store, folder.name, run.course.tokens(), progress, meter, trainer.cross_entropy)
     trainer.add_callback(watch)
     if probed:
         from trainers.probes import Probe
