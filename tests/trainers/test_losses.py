@@ -257,3 +257,18 @@ def test_balance_goes_on_from_its_state() -> None:
         one.update(loss, 0.4)
     other = Balancer(**one.state())
     assert other.update(1.0, 0.3) == one.update(1.0, 0.3)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_cross_entropy_at_a_temperature(softcap: float | None) -> None:
+    """The logits are capped and then divided, by whatever road."""
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(6, 8), torch.randn(20, 8) * 3, torch.arange(6)
+    hidden.requires_grad_()
+    logits = hidden @ weight.t()
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = -(logits / 1.7).log_softmax(-1)[range(6), targets]
+    got = cross_entropy(hidden, Head(weight, softcap=softcap), targets, temperature=1.7)
+    assert torch.allclose(got, expected, atol=1e-5)
+    found, wanted = (torch.autograd.grad(each.sum(), hidden)[0] for each in (got, expected))
+    assert torch.allclose(found, wanted, atol=1e-5)
