@@ -6,11 +6,36 @@ Everything else is a bug and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
     """A mistake the user can fix. The message is one line that names the place, what is wrong and the cure."""
+
+
+class Bug(str):
+    """A line on a part that failed by a bug while the others went on. It keeps the words of the traceback and not the
+    exception, which would hold the part's model in memory."""
+
+    traceback: str
+
+    @classmethod
+    def of(cls, label: str, error: Exception) -> "Bug":
+        line = cls(f"{label}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        line.traceback = "".join(traceback.format_exception(error))
+        return line
+
+
+class Bugs(Exception):
+    """Parts of a run failed, one at least by a bug: their tracebacks and lines, exit code 1."""
+
+
+def together(head: str, lines: Sequence[str]) -> Exception:
+    """One error for the parts that failed."""
+    text = "\n".join([head, *lines])
+    traces = [line.traceback for line in lines if isinstance(line, Bug)]
+    return Bugs("\n".join([*traces, text])) if traces else UserError(text)
 
 
 class RowError(Exception):

@@ -252,11 +252,11 @@ def rewriter_identity(spec: Spec, name: str, identity: Callable[[ModelSpec], str
     weights it begins at, and the step it learns from, of which `steps` has the fingerprint."""
     rewriter = spec.rewriters[name]
     method = catalog.module(catalog.METHODS, rewriter.method)
-    left_out = {*added_later(rewriter.params), *getattr(method, "WATCHING", ())}
+    params: Any = rewriter.params
     shaping = {
         "method": rewriter.method,
         "version": method.VERSION,
-        "params": rewriter.params.model_dump(mode="json", exclude=left_out),
+        "params": params.shaping(),
         "seed": spec.seed,
         "base": identity(ModelSpec(model=spec.model, revision=spec.revision)),
         "data": steps[rewriter.data],

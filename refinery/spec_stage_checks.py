@@ -14,6 +14,7 @@ from refinery.spec_checks import EXAMPLE_FIELDS, Columns, check_params, check_te
 from refinery.spec_load import Draft
 from refinery.spec_messages import explain
 from refinery.spec_models import EvaluateSpec
+from refinery.spec_types import varied
 from refinery.yamlpos import KeyPath
 
 
@@ -127,7 +128,7 @@ def _grid(draft: Draft, key: str, values: list) -> None:
             return
         for number, value in enumerate(values):
             try:
-                values[number] = getattr(params.model_validate({**method.params.model_dump(), key: value}), key)
+                values[number] = getattr(varied(method.params, {key: value}), key)
             except ValidationError as error:
                 for _, message, _ in explain(error.errors(), {key: value}, params):
                     draft.add(("train", "tune", key, number), message)

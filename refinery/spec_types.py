@@ -5,7 +5,7 @@ the columns that exist, both before anything runs. They work inside lists and op
 `Template | None`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -50,6 +50,11 @@ class OpParams(BaseModel):
     """Base of every op's and method's `Params`: unknown keys are refused, defaults are checked like given values."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def varied(params: BaseModel, values: Mapping[str, Any]) -> Any:
+    """`params` with other values, as if they had been written beside what was: a preset fills what neither says."""
+    return type(params).model_validate({**params.model_dump(exclude_unset=True), **values})
 
 
 def marked(params: BaseModel, kind: str) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -8,6 +8,10 @@ from typing import Any, Literal
 LARGE = 100.0
 """A weight above this is warned of: as the divergence goes to zero, their ratio goes to infinity."""
 
+FLOOR = 1e-6
+"""Nats. A smaller averaged divergence is what float32 makes of two equal distributions, a teacher that sees what the
+untrained student sees: its gradient is zero but for rounding, which λ would multiply by some hundred million."""
+
 
 @dataclass
 class Balancer:
@@ -19,6 +23,8 @@ class Balancer:
         gradient  the same with a_k = ‖∂L_k/∂W‖, W the last layer: equal losses need not have equal gradients
         initial   λ = L_SFT(1) / (L_KL(1) + ε) for good
         fixed     λ is `fixed`
+
+    While the averaged L_KL is below FLOOR, λ is `minimum`, and `initial` waits for the first step whose L_KL is not.
 
     `update` belongs once to each optimiser step, with quantities of everything that the step sees: per micro-batch, β
     would mean something else.
@@ -37,16 +43,21 @@ class Balancer:
     large: int = 0
     """Steps whose λ was above LARGE."""
     kind: Literal["ema", "initial", "gradient"] = "ema"
+    nats: float = 0.0
+    """gradient: the average of L_KL itself."""
 
-    def update(self, sft: float, kl: float) -> float:
-        """λ for the step whose quantities are `sft` and `kl`."""
+    def update(self, sft: float, kl: float, nats: float = 0.0) -> float:
+        """λ for the step whose quantities are `sft` and `kl`; `nats` is L_KL where `kl` is its gradient's norm."""
         if self.fixed is not None:
             return self.fixed
-        if not (math.isfinite(sft) and math.isfinite(kl)):
+        if self.kind == "initial" and not self._apart:
+            self.sft, self.kl, self.steps = 0.0, 0.0, 0
+        if not (math.isfinite(sft) and math.isfinite(kl) and math.isfinite(nats)):
             self.skipped += 1
         elif self.kind != "initial" or not self.steps:
             self.sft = self.decay * self.sft + (1 - self.decay) * sft
             self.kl = self.decay * self.kl + (1 - self.decay) * max(kl, 0.0)  # rounding can leave a zero below zero
+            self.nats = self.decay * self.nats + (1 - self.decay) * max(nats, 0.0)
             self.steps += 1
         weight = self.weight()
         if weight > LARGE:
@@ -63,9 +74,17 @@ class Balancer:
             return self.fixed
         if not self.steps:
             return 0.0
+        if not self._apart:
+            return self.minimum
         correction = 1 - self.decay**self.steps
         ratio = (self.sft / correction) / (self.kl / correction + self.eps)
         return max(self.minimum, ratio if self.maximum is None else min(ratio, self.maximum))
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the averaged divergence is more than rounding."""
+        total = self.nats if self.kind == "gradient" else self.kl
+        return total > 0 and total / (1 - self.decay**self.steps) >= FLOOR
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; `Balancer(**state)` goes on from it."""

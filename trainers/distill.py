@@ -210,10 +210,10 @@ class ConditionedDistillation(Loop, Rollouts):
         """λ from the step's mean losses or their gradients, and the step's metrics."""
         sums = self.accelerator.reduce(sums, "sum")
         totals = torch.stack([batch["answer_tokens"], batch["units"]])
-        quantities = sums[:2] / totals
+        quantities = losses = sums[:2] / totals
         if gradients is not None:
             quantities = (self.accelerator.reduce(gradients, "sum") / totals[:, None]).norm(dim=-1)
-        self._lambda = self.balancer.update(*quantities.tolist())
+        self._lambda = self.balancer.update(*quantities.tolist(), nats=float(losses[1]))
         self._record(sums, batch)
 
     def _record(self, sums: Tensor, batch: Batch) -> None:
@@ -292,7 +292,7 @@ class ConditionedDistillation(Loop, Rollouts):
         kl = (scales * value).sum()
         if how.estimator == "rao_blackwell":
             later = scales * reward_to_go(value.detach(), lengths)
-            through = -(later * cross_entropy(states, self._sampling(head), tokens, later)).sum()
+            through = -(later * cross_entropy(states, head, tokens, later, self.settings.rollout_temperature)).sum()
             kl = kl + through - through.detach()
         return (kl, *((shares * mass).sum() for mass in masses if mass is not None))
 
@@ -302,16 +302,13 @@ class ConditionedDistillation(Loop, Rollouts):
         counts = torch.ones_like(sizes) if self.settings.by_tokens else sizes
         return counts.clamp(min=1).reciprocal().repeat_interleave(sizes)
 
-    def _sampling(self, head: Any) -> Any:
-        """The head as rollouts are sampled from it."""
-        return head.at(self.settings.rollout_temperature)[0]
-
     @torch.no_grad()
     def _importance(self, states: Tensor, head: Any, tokens: Tensor, lengths: list[int], batch: Batch) -> Tensor:
         """(N,) each rollout's mean of min(student / sampler, cap), at all of its tokens."""
         skip = self.settings.skip_tokens
         sampler = torch.tensor([v for row in batch["sampler"] for z in row for v in z[skip:]], device=states.device)
-        ratio = (-cross_entropy(states, self._sampling(head), tokens) - sampler).exp()
+        likely = -cross_entropy(states, head, tokens, temperature=self.settings.rollout_temperature)
+        ratio = (likely - sampler).exp()
         means = sample_means(ratio.clamp(max=self.settings.importance_cap), lengths)
         return means.repeat_interleave(torch.tensor(lengths, device=states.device))
 

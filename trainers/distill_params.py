@@ -4,7 +4,7 @@ A method's file names its paper and gives its defaults; what each knob means sta
 trainers/divergences.py (D at one position), trainers/balance.py (λ) and trainers/distill.py (the whole loss).
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -45,8 +45,6 @@ class DistillParams(TrainParams):
 
     SUPERVISED: ClassVar[bool] = False
     """Whether cross-entropy on the response is part of the loss, next to the divergence."""
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
-    """What `preset` names: values for parameters that are not given."""
 
     # the teacher
     teacher: Annotated[Teaching, Later] = "frozen"
@@ -106,14 +104,6 @@ class DistillParams(TrainParams):
     interrupted training then ends with other weights than it would have had: its sampling is not repeatable."""
     vllm: Annotated[VllmParams, Later] = VllmParams.model_validate({})
 
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, data: Any) -> Any:
-        """A preset's values, under those that are given."""
-        if not isinstance(data, dict):
-            return data
-        return {**cls.PRESETS.get(str(data.get("preset")), {}), **data}
-
     @model_validator(mode="after")
     def _consistent(self) -> "DistillParams":
         untouched = self.rollout_top_p == 1 and self.rollout_top_k == 0 and self.rollout_source == "student"
@@ -139,12 +129,14 @@ class BalancedParams(DistillParams):
 
     balance: Balance | float = "ema"
     """λ: moving averages of the losses (ema), the ratio of the first step's losses (initial), moving averages of the
-    two gradients' norms at the last layer (gradient), or this fixed number."""
+    two gradients' norms at the last layer (gradient), or this fixed number. While the averaged divergence is below 1e-6
+    nats, float32's rounding of none at all, the first three are lambda_min."""
     balance_decay: float = Field(0.9, ge=0, lt=1)
     """β of those averages. Not a decay of weights: that is teacher_ema."""
     lambda_min: float = Field(0.0, ge=0)
     lambda_max: float | None = Field(None, gt=0)
-    """Bounds of an averaged λ; unbounded in RAFT's paper, where it grows without limit as the divergence vanishes."""
+    """Bounds of an averaged λ; unbounded in RAFT's paper, where it grows without limit as the divergence vanishes.
+    bfloat16 rounds more coarsely than `balance` looks at: bound it there if the teacher sees what the student sees."""
     gradients_every: Annotated[int | None, Later] = Field(None, ge=1)
     """Optimiser steps between two comparisons of the two losses' gradients over all trained weights: their norms, ratio
     and cosine. Each costs a step's passes once more, and memory for two gradients; None compares never."""

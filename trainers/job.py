@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from refinery.catalog import METHODS, module
 from refinery.records import Example, digest
-from refinery.spec_types import added_later, marked
+from refinery.spec_types import marked
 from trainers.params import WATCHING, TrainParams
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def configuration(job: TrainJob) -> dict[str, Any]:
     found = {
         "method": job.method,
         "method_version": module(METHODS, job.method).VERSION,
-        "params": job.params.model_dump(mode="json", exclude={*WATCHING, *added_later(job.params), *named}),
+        "params": {key: value for key, value in job.params.shaping().items() if key not in named},
         "seed": job.seed,
         "data": job.data_fingerprint,
         "rows_digest": rows_digest(job.examples),

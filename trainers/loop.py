@@ -75,6 +75,8 @@ class Loop:
     """
 
     places: list[int]
+    cross_entropy: bool = False
+    """The whole loss is cross-entropy, and stands in the store as such (sft_loss)."""
     repeats: int = 1
     """How often the data loader must yield each optimiser step's rows."""
     broken: int = 0
@@ -172,8 +174,10 @@ class Watch(TrainerCallback):
         tokens: list[int],
         progress: Progress | None,
         meter: Meter | None = None,
+        cross_entropy: bool = False,
     ):
-        """`tokens`: those of each step's rows."""
+        """`tokens`: those of each step's rows. `cross_entropy`: Loop's."""
+        self.cross_entropy = cross_entropy
         self.meter = meter
         self.store, self.checkpoint, self.tokens, self.progress = store, checkpoint, tokens, progress
         self._first: list[float] = []
@@ -189,7 +193,7 @@ class Watch(TrainerCallback):
         now = time.monotonic()
         named = {name: METRICS.get(name, name) for name in logs if name in METRICS or name.startswith("reward/")}
         values = {ours: float(logs[name]) for name, ours in named.items() if logs[name] is not None}
-        if "kl_loss" not in values and "reward" not in values:
+        if self.cross_entropy:
             values = {"sft_loss": values["loss"], **values}
         step = state.global_step
         values |= {"step_seconds": now - self._last, "tokens": float(self.tokens[step - 1])}

@@ -40,11 +40,15 @@ def gradient_at(term: Tensor, weights: list[torch.nn.Parameter]) -> Tensor:
     return torch.cat([part.flatten().float() for part in parts])
 
 
-def cross_entropy(hidden: Tensor, head: Head, targets: Tensor, scales: Tensor | None = None) -> Tensor:
-    """(N,) -log p(target): `hidden` (N, H), `targets` (N,) token ids. Gradients go to hidden states and head. `scales`:
-    see `by_chunks`."""
+def cross_entropy(
+    hidden: Tensor, head: Head, targets: Tensor, scales: Tensor | None = None, temperature: float = 1.0
+) -> Tensor:
+    """(N,) -log p(target) at a temperature: `hidden` (N, H), `targets` (N,) token ids. Gradients go to hidden states
+    and head. `scales`: see `by_chunks`."""
+    head, left = head.at(temperature)
 
     def per_chunk(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
+        logits = logits if left == 1.0 else logits / left
         return (F.cross_entropy(logits, targets[rows], reduction="none"),)
 
     def by_hand(logits: Tensor, rows: slice) -> Solved:
@@ -53,7 +57,7 @@ def cross_entropy(hidden: Tensor, head: Head, targets: Tensor, scales: Tensor | 
         return (value[:, 0],), p.scatter_add_(-1, chosen, torch.full_like(value, -1.0))
 
     room = Room()
-    return by_chunks(hidden, head, per_chunk, scales, by_hand, room)[0]
+    return by_chunks(hidden, head, per_chunk, scales, by_hand if left == 1.0 else None, room)[0]
 
 
 def distillation(

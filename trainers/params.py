@@ -1,15 +1,16 @@
 """Parameters that every training method shares. Light: nothing here imports torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
-from refinery.spec_types import Later, OpParams, StepName
+from refinery.spec_types import Later, OpParams, StepName, added_later
 
 WATCHING = frozenset(
     {"save_every", "report_to", "probe_every", "probe_prompts", "probe_rows", "gradients_every", "vllm"}
 )
-"""Parameters that shape no weights, and so are no part of a checkpoint's identity."""
+"""Parameters that shape no weights, and so are no part of a checkpoint's identity (vllm: but for what
+RlParams.shaping says)."""
 
 
 class LoraParams(BaseModel):
@@ -35,6 +36,9 @@ def or_switch(schema: dict[str, Any]) -> None:
 class TrainParams(OpParams):
     """What a `tune:` grid may vary and `train.defaults` may set, whatever the method. Defaults: RAFT's paper, and a
     cosine schedule with 3% warm-up and clipping at 1, which it does not state."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    """What `preset` names, in methods that have it: values for parameters that are not given."""
 
     learning_rate: float = Field(5e-6, gt=0)
     epochs: float = Field(3, gt=0)
@@ -67,6 +71,17 @@ class TrainParams(OpParams):
     probe_rows: Annotated[int, Later] = Field(32, ge=1)
     """How many prompts a probe answers."""
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _preset(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """A preset's values, under those that are given. They do not count as set: another preset takes their place."""
+        if not isinstance(data, dict):
+            return handler(data)
+        own = cls.model_fields.get("preset")
+        found = handler({**cls.PRESETS.get(str(data.get("preset", own and own.default)), {}), **data})
+        found.model_fields_set.intersection_update(data)
+        return found
+
     @field_validator("lora", mode="before")
     @classmethod
     def _switch(cls, value: Any) -> Any:
@@ -79,3 +94,7 @@ class TrainParams(OpParams):
         if micro and rows % micro:
             raise ValueError(f"batch_size {rows} is not a multiple of micro_batch_size {micro}")
         return self
+
+    def shaping(self) -> dict[str, Any]:
+        """The values that shape the weights, as a checkpoint's identity has them."""
+        return self.model_dump(mode="json", exclude={*WATCHING, *added_later(self)})

@@ -3,7 +3,7 @@
 They have the names and the meaning that TRL's GRPOConfig gives them, except where it is said.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -36,6 +36,18 @@ class VllmRollouts(BaseModel):
     importance_sampling_clip_max: float | None = 3.0
 
 
+PLACEMENT = {
+    "mode",
+    "server_base_url",
+    "server_timeout",
+    "group_port",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "enable_sleep_mode",
+}
+"""Where vLLM runs; it shapes no weights, as the rest of VllmRollouts does."""
+
+
 class RlParams(TrainParams):
     """Shared by grpo, dart and rewriting_agent: group relative policy optimisation (arXiv:2402.03300) by TRL.
 
@@ -44,9 +56,6 @@ class RlParams(TrainParams):
     `zero_variance`); a rollout whose reward is unknown counts in no mean and has advantage 0. Steps without vLLM go on
     after an interruption exactly where they were.
     """
-
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
-    """What `preset` names: values for parameters that are not given."""
 
     learning_rate: float = Field(1e-6, gt=0)
     epochs: float = Field(1, gt=0)
@@ -96,15 +105,6 @@ class RlParams(TrainParams):
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of an entropy bonus."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, data: Any) -> Any:
-        """A preset's values, under those that are given."""
-        if not isinstance(data, dict):
-            return data
-        own = cls.model_fields.get("preset")
-        return {**cls.PRESETS.get(str(data.get("preset", own and own.default)), {}), **data}
-
     @model_validator(mode="after")
     def _whole_groups(self) -> "RlParams":
         if self.max_steps is not None and self.max_steps % self.steps_per_generation:
@@ -114,6 +114,10 @@ class RlParams(TrainParams):
         if self.lora is not None and self.lora.dropout:
             raise ValueError("rollouts and their probabilities are taken without dropout: leave lora.dropout at 0")
         return self
+
+    def shaping(self) -> dict[str, Any]:
+        found = super().shaping()
+        return found if self.vllm is None else {**found, "vllm": self.vllm.model_dump(mode="json", exclude=PLACEMENT)}
 
 
 class RewriterParams(RlParams):

@@ -18,6 +18,8 @@ from trainers.teachers import causal_model, head_of
 class SupervisedTrainer(Loop, SFTTrainer):
     """Mean cross-entropy over all answer tokens of an optimiser step; the prompt's tokens are masked."""
 
+    cross_entropy = True
+
 
 Kind = TypeVar("Kind", bound=SupervisedTrainer)
 
@@ -49,6 +51,7 @@ class TokenLossTrainer(SupervisedTrainer):
     """The mean over all answer tokens of a loss of one's own, taken from hidden states: the logits of a whole batch are
     never there at once. Set `token_loss` before training."""
 
+    cross_entropy = False
     token_loss: TokenLoss
 
     def compute_loss(

@@ -13,6 +13,7 @@ import json
 import platform
 import shutil
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -148,9 +149,13 @@ def _failing(job: TrainJob, folder: Path) -> Iterator[None]:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             cure = "lower micro_batch_size, or set gradient_checkpointing: true or lora: true"
             error = UserError(f"{job.name} seed {job.seed}: out of memory; {cure}")
-        if isinstance(error, UserError) and job.store is not None:
-            detail = getattr(error, "detail", {})
-            job.store.fail_checkpoint(folder.name, {"error": str(error), **detail})
+        if isinstance(error, UserError):
+            detail = {"error": str(error), **getattr(error, "detail", {})}
+        else:
+            told = "".join(traceback.format_exception(error))
+            detail = {"error": f"{type(error).__name__}: {error}", "traceback": told}
+        if job.store is not None:
+            job.store.fail_checkpoint(folder.name, detail)
         raise error
 
 
@@ -263,7 +268,7 @@ def _trainer(run: Run, folder: Path, progress: Progress | None) -> tuple[Any, An
     store = run.job.store if trainer.accelerator.is_main_process else None
     here = trainer.accelerator.is_main_process and processes.on_one_machine()
     meter = Meter(gpus=trainer.accelerator.device.type == "cuda") if here else None
-    watch = Watch(store, folder.name, run.course.tokens(), progress, meter)
+    watch = Watch(store, folder.name, run.course.tokens(), progress, meter, trainer.cross_entropy)
     trainer.add_callback(watch)
     if probed:
         from trainers.probes import Probe

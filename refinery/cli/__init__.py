@@ -20,7 +20,7 @@ from refinery.cli.export import export
 from refinery.cli.label import label
 from refinery.cli.reading import Json, Overrides, SpecPath, reading
 from refinery.cli.report import report
-from refinery.errors import UserError
+from refinery.errors import Bugs, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -211,3 +211,6 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except Bugs as error:
+        typer.echo(f"{error}", err=True)
+        sys.exit(1)

@@ -10,7 +10,7 @@ from refinery.graph import step_fingerprints
 from refinery.models import identity
 from refinery.records import Example
 from refinery.spec import MethodSpec, ModelSpec, Spec
-from refinery.spec_types import marked
+from refinery.spec_types import marked, varied
 from refinery.steps import data_fingerprint, is_complete
 from refinery.store import Store
 from trainers.job import Role, TrainJob, directory, fingerprint
@@ -96,7 +96,7 @@ class Cells:
         role: Role,
         before: TrainJob | None = None,
     ) -> TrainJob:
-        params = cast(TrainParams, type(method.params).model_validate({**method.params.model_dump(), **point}))
+        params = cast(TrainParams, varied(method.params, point))
         return TrainJob(
             name=name,
             method=method.method,

@@ -15,7 +15,7 @@ from refinery.cli.interrupt import prompt_exit
 from refinery.cli.printing import seconds
 from refinery.cli.progress import Progress, describe
 from refinery.cli.rewriters import train_rewriters
-from refinery.errors import UserError
+from refinery.errors import UserError, together
 from refinery.fates import fates
 from refinery.graph import StepResult, run_graph, step_fingerprints
 from refinery.records import digest
@@ -55,7 +55,8 @@ def run_stages(spec: Spec, spec_path: Path, stages: tuple[str, ...], overrides: 
             for line in data_lines(spec, store) if "refine" in stages else ():
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             if any(failed.values()):
-                raise UserError("\n".join(_failures(spec, failed)))
+                head, *lines = _failures(spec, failed)
+                raise together(head, lines)
 
 
 def _failures(spec: Spec, failed: Mapping[str, list[str]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from evals import harness, judging
 from refinery.cli.cells import Cell, Cells
 from refinery.cli.progress import Progress
-from refinery.errors import UserError
+from refinery.errors import Bug, UserError, together
 from refinery.matrix import Point
 from refinery.records import Score
 from refinery.spec import SOURCE, EvaluateSpec, Spec
@@ -26,7 +26,7 @@ VALIDATION = "heldout_validation"
 
 def train_all(spec: Spec, store: Store, run_id: str, progress: Progress) -> list[str]:
     """Every cell at every point of the matrix; exactly these checkpoints are marked final. What could not be trained, a
-    line each; UserError where that is everything."""
+    line each; an error where that is everything."""
     parts = []
     for point in spec.points:
         part = Training(point, store, run_id, progress)
@@ -45,7 +45,7 @@ def train_all(spec: Spec, store: Store, run_id: str, progress: Progress) -> list
             store.mark_final([fingerprint(cell.jobs[-1]) for cell in done], stages)
         store.set_cells([row for part in parts for row in part.rows])
     if not done:
-        raise UserError("\n".join(["nothing could be trained:", *failed]))
+        raise together("nothing could be trained:", failed)
     return failed
 
 
@@ -89,7 +89,7 @@ class Training:
     def _note(self, method: str, seed: int | None, checkpoint: str, error: str) -> None:
         status = "failed" if error else "complete"
         cell: Row = {"point": self.point.id, "keys": self.point.keys, "method": method, "seed": seed}
-        self.rows.append(cell | {"checkpoint": checkpoint, "status": status, "error": error})
+        self.rows.append(cell | {"checkpoint": checkpoint, "status": status, "error": str(error)})
 
     def _label(self, verb: str, cell: Cell) -> str:
         return " ".join(filter(None, [verb, self.point.label, cell.label]))
@@ -135,8 +135,11 @@ class Training:
                 if processes.first():
                     self._gate(cell, job)
                 path = train(replace(job, run_id=self.run_id), show)
-            except UserError as error:
-                self.failed.append(f"{label}: {error}")
+            except Exception as error:
+                known = isinstance(error, UserError)
+                if not known and processes.count() > 1:
+                    raise  # of one process: the others wait for it
+                self.failed.append(f"{label}: {error}" if known else Bug.of(label, error))
                 self.progress.note(f"failed: {self.failed[-1]}")
                 return None
         return path

@@ -1,6 +1,7 @@
 """`refinery train`: its plan, failed cells beside good ones, and stages one after the other."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from refinery.cli import app
-from refinery.errors import UserError
+from refinery.cli import app, main
+from refinery.errors import Bugs, UserError
 from refinery.spec import load_spec
 from refinery.store import Store
 from tests.tiny import tiny_model
@@ -80,6 +81,47 @@ def test_a_failed_training_leaves_the_others_and_is_tried_again(tmp_path: Path) 
     assert store.runs()[0]["status"] == "complete"
 
 
+def test_a_bug_in_one_training_leaves_the_others_and_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """peft knows no such layer, and says so in a way of its own."""
+    broken = {"method": "sft", "lora": {"layers": ["qproj"]}}
+    path = write(tmp_path, {"methods": {"broken": broken, "good": {"method": "sft"}}})
+    assert refinery("run", str(path), "--stage", "refine").exit_code == 0
+    monkeypatch.setattr("sys.argv", ["refinery", "train", str(path)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-2] == "1 trainings failed, the others stand:"
+    assert re.match(r"train broken seed 0: \w+Error: Target modules .*qproj", said[-1])
+    assert any(line.startswith("Traceback (most recent call last)") for line in said)
+    store = Store(load_spec(path).store_path)
+    rows = {row["name"]: row for row in store.checkpoints()}
+    assert {name: row["status"] for name, row in rows.items()} == {"broken": "failed", "good": "complete"}
+    detail = rows["broken"]["manifest"]
+    assert f"train broken seed 0: {detail['error']}" == said[-1] and "peft" in detail["traceback"]
+    cells = store.query("SELECT method, status, error FROM cells ORDER BY method")
+    assert [(row["method"], row["status"]) for row in cells] == [("broken", "failed"), ("good", "complete")]
+    assert cells[0]["error"] == said[-1] and store.runs()[0]["status"] == "failed"
+    with pytest.raises(Bugs, match="nothing could be trained:\ntrain broken seed 0: "):
+        raise refinery("train", str(write(tmp_path, {"methods": {"broken": broken}}))).exception
+
+
+def test_ctrl_c_in_a_training_ends_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, {"methods": {"first": {"method": "sft"}, "good": {"method": "sft"}}})
+    assert refinery("run", str(path), "--stage", "refine").exit_code == 0
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("refinery.cli.training.train", interrupted)
+    assert refinery("train", str(path)).exit_code == 130
+    store = Store(load_spec(path).store_path)
+    assert store.runs()[0]["status"] == "interrupted" and not store.query("SELECT * FROM cells")
+
+
 def test_nothing_trained_is_an_error_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, {"methods": {"short": {"method": "sft", "max_length": 8}}})
     with pytest.raises(UserError, match="does not stand yet"):
@@ -132,3 +174,28 @@ def test_mistaken_stages_and_names_are_said_with_their_place(tmp_path: Path) -> 
     assert 'there is no step "secnd"' in said and 'there is no method "plane"' in said
     assert 'method sft_replay: there is no step "secnd"' in said
     assert 'a stage is called "source" already' in said and "a grid and stages do not go together" in said
+
+
+def test_a_preset_in_a_grid_or_a_matrix_fills_what_is_not_given(tmp_path: Path) -> None:
+    """As that preset does where it stands in the method's own entry."""
+    from refinery.cli.cells import Cells
+    from trainers.methods.sdft import Params
+
+    methods = {"sdft": {"method": "sdft", "teacher_ema": 0.5, "lora": {"rank": 4}}}
+    split = {"path": "first.jsonl", "split": {"train": 0.6, "validation": 0.4}}
+    wanted = [
+        Params(preset=preset, teacher_ema=0.5, lora={"rank": 4}, batch_size=4, epochs=1, learning_rate=1e-3)
+        for preset in ("paper", "released")
+    ]
+    assert [each.divergence for each in wanted] == ["reverse", "forward"]
+
+    path = write(tmp_path, {"methods": methods, "tune": {"preset": ["paper", "released"]}}, source=split)
+    assert refinery("run", str(path), "--stage", "refine").exit_code == 0
+    spec = load_spec(path)
+    cells = list(Cells(spec, Store(spec.store_path, read_only=True)).tuning("sdft"))
+    assert [cell.jobs[-1].params for cell in cells] == wanted
+    assert [cell.label for cell in cells] == ["sdft preset=paper", "sdft preset=released"]
+
+    path = write(tmp_path, {"methods": methods}, matrix={"methods.sdft.preset": ["paper", "released"]})
+    points = load_spec(path).points
+    assert [p.spec.train.methods["sdft"].params for p in points if p.spec.train] == wanted

@@ -119,6 +119,24 @@ def test_first_weight_is_the_ratio_of_the_losses(job: JobMaker) -> None:
     assert logged["lambda"] == pytest.approx(logged["sft_loss"] / logged["kl_loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("balance", ["ema", "initial", "gradient"])
+def test_a_blind_teacher_has_nothing_to_say_at_first(
+    job: JobMaker, monkeypatch: pytest.MonkeyPatch, balance: str
+) -> None:
+    """Its first step is that of supervised fine-tuning; with a teacher that sees more it is not."""
+
+    def first(method: str, **params: Any) -> dict[str, float]:
+        kept: list[dict[str, float]] = []
+        monkeypatch.setattr("trainers.loop.Watch.record", lambda self, step, values: kept.append(dict(values)))
+        train(job(method, max_steps=1, **params))
+        return kept[0]
+
+    blind = first("raft", teacher_prompt=None, balance=balance)
+    assert abs(blind["kl_loss"]) < 1e-6 and blind["lambda"] == 0.0
+    assert blind["grad_norm"] == pytest.approx(first("sft")["grad_norm"], rel=1e-4)
+    assert first("raft", balance=balance)["lambda"] > 1.0
+
+
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rollouts that depend on the prompt alone, so that every way of splitting a step sees the same ones."""
 

@@ -238,9 +238,37 @@ def test_balance_bounds_fixed_and_broken_steps(caplog: pytest.LogCaptureFixture)
     assert balancer.large == 2 and len(caplog.records) == 1
 
 
+def test_balance_of_two_equal_distributions_is_not_of_their_rounding() -> None:
+    for kind in ("ema", "initial"):
+        balancer = Balancer(decay=0.5, kind=kind)
+        assert [balancer.update(3.0, kl) for kl in (1e-8, -2e-8, 9e-7)] == [0.0, 0.0, 0.0]
+        got = balancer.update(3.0, 1e-3)
+        mean = {"ema": (1e-8 / 16 + 9e-7 / 4 + 1e-3 / 2) / (15 / 16), "initial": 1e-3}[kind]
+        assert got == pytest.approx(3.0 / (mean + 1e-8), rel=1e-9)
+        assert (balancer.update(3.0, 0.5) == got) == (kind == "initial")
+    assert Balancer(minimum=0.5).update(3.0, 1e-8) == 0.5
+    assert Balancer(kind="gradient").update(3.0, 1e-3, nats=1e-8) == 0.0  # a noise of gradients may be any size
+    assert Balancer(kind="gradient").update(3.0, 1e-7, nats=1e-2) == pytest.approx(3.0 / 1.1e-7)
+
+
 def test_balance_goes_on_from_its_state() -> None:
     one = Balancer()
     for loss in (3.0, 2.0, 1.5):
         one.update(loss, 0.4)
     other = Balancer(**one.state())
     assert other.update(1.0, 0.3) == one.update(1.0, 0.3)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_cross_entropy_at_a_temperature(softcap: float | None) -> None:
+    """The logits are capped and then divided, by whatever road."""
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(6, 8), torch.randn(20, 8) * 3, torch.arange(6)
+    hidden.requires_grad_()
+    logits = hidden @ weight.t()
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = -(logits / 1.7).log_softmax(-1)[range(6), targets]
+    got = cross_entropy(hidden, Head(weight, softcap=softcap), targets, temperature=1.7)
+    assert torch.allclose(got, expected, atol=1e-5)
+    found, wanted = (torch.autograd.grad(each.sum(), hidden)[0] for each in (got, expected))
+    assert torch.allclose(found, wanted, atol=1e-5)

@@ -193,3 +193,14 @@ def test_memory_that_runs_out_is_the_users(job: JobMaker, tmp_path: Path, monkey
         train(job("sft", _store=store))
     row = store.checkpoint(fingerprint(job("sft")))
     assert row is not None and row["status"] == "failed" and "out of memory" in json.dumps(row["manifest"])
+
+
+@pytest.mark.parametrize("method", ["sft", "cpt", "l2sp", "gem", "dft", "grpo"])
+def test_only_cross_entropy_is_called_so(job: JobMaker, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    kept: list[dict[str, float]] = []
+    monkeypatch.setattr("trainers.loop.Watch.record", lambda self, step, values: kept.append(dict(values)))
+    more: dict[str, Any] = {}
+    if method == "grpo":  # rollouts of the first step are learnt from in the second, which has no reward of its own
+        more = {"num_generations": 2, "batch_size": 2, "max_completion_length": 4, "steps_per_generation": 2}
+    train(job(method, max_steps=2, **more))
+    assert [("sft_loss" in one) for one in kept] == [method not in ("gem", "dft", "grpo")] * 2

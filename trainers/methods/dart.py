@@ -23,12 +23,11 @@ from refinery.ops import rewrite
 from refinery.spec_types import Template
 from trainers import rewriting
 from trainers.job import Run
-from trainers.params import WATCHING
 from trainers.rewriting import REWRITES, prepare
 from trainers.rl_params import RewriterParams
 from trainers.rl_plan import plan
 
-__all__ = ["REWRITES", "WATCHING", "Params", "build", "plan", "prepare"]
+__all__ = ["REWRITES", "Params", "build", "plan", "prepare"]
 
 VERSION = 1
 TEACHER = "the model before training"

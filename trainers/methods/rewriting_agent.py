@@ -27,12 +27,12 @@ from refinery.spec_types import EncoderName, Template
 from refinery.templates import render
 from trainers import rewriting
 from trainers.job import Run
-from trainers.params import WATCHING, LoraParams, or_switch
+from trainers.params import LoraParams, or_switch
 from trainers.rewriting import REWRITES, prepare
 from trainers.rl_params import RewriterParams
 from trainers.rl_plan import plan
 
-__all__ = ["REWRITES", "WATCHING", "Params", "build", "plan", "prepare"]
+__all__ = ["REWRITES", "Params", "build", "plan", "prepare"]
 
 VERSION = 1
 TEACHER = "the model before training"
