@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evals import stats
-from evals.comparable import Verdict, judge
+from evals.comparable import Verdict, counting, judge
 from evals.panels import clusters
 from evals.stats import Block, Changes, Mean
 from refinery.errors import UserError
@@ -191,15 +191,14 @@ def _paired(
     for arm, side in ((first, 0), (second, 1)):
         if any(name not in found[pair[side]] for pair in shared):
             raise UserError(f"{arm.name} has no score on it")
-    like = max(
-        found[shared[0][0]][name],
-        key=lambda score: sum(any(s.fingerprint == score.fingerprint for s in found[run][name]) for run in runs),
-    )
+    others = [found[run][name] for run in dict.fromkeys(run for _, run in shared)]
+    like, older = counting(found[shared[0][0]][name], others)
+    assert like is not None
     reference = _items(shared[0][0], like)
     if not reference:
         raise UserError("no scores of single items were kept")
     rows: dict[Run, dict[str, float]] = {}
-    said: list[str] = []
+    said = [older] if older else []
     for run in runs:
         score = next((s for s in found[run][name] if s.fingerprint == like.fingerprint), found[run][name][-1])
         items = reference if run is shared[0][0] else _items(run, score)

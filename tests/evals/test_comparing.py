@@ -172,3 +172,15 @@ def test_holm_is_over_the_whole_family(store: Store) -> None:
 def test_an_arm_without_a_checkpoint_is_refused(store: Store) -> None:
     with pytest.raises(UserError, match="b has no finished checkpoint"):
         compare(arm(store, "a"), Arm("b", []), KINDS)
+
+
+def test_of_several_evaluations_the_newest_that_both_have_counts(store: Store) -> None:
+    for limit, share in ((3, 0.9), (1, 0.8), (2, 0.7)):
+        for name in ("b0", "base"):
+            put(store, name, "facts", right(share), limit=limit)
+        (line,) = compare(base(store), arm(store, "b"), KINDS).lines
+        assert (line.first, line.second, line.warnings) == (share, share, ())
+    put(store, "base", "facts", right(0.5), limit=4)
+    (line,) = compare(base(store), arm(store, "b"), KINDS).lines
+    assert line.first == 0.7
+    assert line.warnings == ("the evaluation before counts, as the newest (limit 4 instead of 2) stands alone",)
