@@ -55,7 +55,8 @@ class Line:
     runs: int
     """Pairs of runs."""
     detectable: float
-    """The smallest true difference that this comparison finds in four cases of five."""
+    """The smallest true difference that this comparison finds in four cases of five: of a benchmark at the level that
+    the family leaves it, of a mean at 5%."""
     p_holm: float = math.nan
     """Adjusted over the family; NaN for means, which are no part of it."""
     changes: tuple[Changes, ...] = ()
@@ -84,6 +85,7 @@ class Compared:
     refused: dict[str, str] = field(default_factory=dict)
     """Benchmark to why it is not compared."""
     notes: list[str] = field(default_factory=list)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, what: str) -> Line:
         """A line by name. UserError where it was refused or is not there."""
@@ -91,7 +93,7 @@ class Compared:
             if line.name == what:
                 return line
         kind = next((kind for kind, name in MEANS.items() if name == what), None)
-        reasons = self.refused if kind else {name: why for name, why in self.refused.items() if name == what}
+        reasons = {n: why for n, why in self.refused.items() if n == what or (kind and self.kinds.get(n) == kind)}
         if reasons:
             raise UserError(f"{what} of {self.first} and {self.second}: " + "; ".join(map(": ".join, reasons.items())))
         known = ", ".join([line.name for line in self.lines] + list(self.means))
@@ -112,14 +114,15 @@ def compare(
     first: Arm, second: Arm, kinds: Mapping[str, str], *, accept: Collection[str] = (), seed: int = 0
 ) -> Compared:
     """`kinds`: benchmark to domain or general, in the order of the table; others that both arms have come after.
+    There is no mean of a kind of which a benchmark is not scored.
     `accept`: settings that may differ. p_holm is over this comparison's benchmarks; see `adjust` for several."""
     shared, notes = _pair_runs(first, second)
     found = {run: _scores(run) for pair in shared for run in pair}
-    names = [name for name in kinds if any(name in scores for scores in found.values())]
-    names += sorted({name for scores in found.values() for name in scores} - set(names))
+    scored = {name for scores in found.values() for name in scores}
     paired: dict[str, _Paired] = {}
-    refused: dict[str, str] = {}
-    for name in names:
+    unscored = f"neither {first.name} nor {second.name} has a score on it"
+    refused = {name: unscored for name in kinds if name not in scored}
+    for name in [*(name for name in kinds if name in scored), *sorted(scored - set(kinds))]:
         try:
             paired[name] = _paired(name, first, second, shared, found, accept)
         except UserError as error:
@@ -127,21 +130,27 @@ def compare(
     lines = [_line(name, kinds.get(name, "other"), each, seed) for name, each in paired.items()]
     means = {}
     for kind, called in MEANS.items():
-        wanted = [name for name in names if kinds.get(name) == kind]
+        wanted = [name for name in kinds if kinds[name] == kind]
         falling = [name for name in wanted if name in paired and not paired[name].like.higher_is_better]
         if falling:
             notes.append(f"no {called}: of {falling[0]} less is better")
         elif wanted and all(name in paired for name in wanted):
             means[called] = _mean(called, [paired[name] for name in wanted], seed)
-    (adjusted,) = adjust([Compared(first.name, second.name, lines, means, refused, notes)])
+    (adjusted,) = adjust([Compared(first.name, second.name, lines, means, refused, notes, kinds)])
     return adjusted
 
 
 def adjust(family: Sequence[Compared]) -> list[Compared]:
-    """Holm over every benchmark of every comparison in the family."""
+    """Holm over every benchmark of every comparison in the family. `detectable` is of Bonferroni's level, at which Holm
+    finds no less."""
     p_values = stats.holm([line.difference.p for each in family for line in each.lines])
     at = iter(p_values)
-    return [replace(each, lines=[replace(line, p_holm=next(at)) for line in each.lines]) for each in family]
+
+    def adjusted(line: Line) -> Line:
+        least = stats.detectable_by(line.difference, confidence=1 - 0.05 / len(p_values))
+        return replace(line, p_holm=next(at), detectable=least)
+
+    return [replace(each, lines=list(map(adjusted, each.lines))) for each in family]
 
 
 def _pair_runs(first: Arm, second: Arm) -> tuple[list[tuple[Run, Run]], list[str]]:
