@@ -6,7 +6,7 @@ the same prompts with the same targets, item by item; what decides the answer or
 by little (precision, batch size, hardware, the tool's version) is warned of.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,30 @@ def judge(score: Score, like: Score, same_items: bool = False) -> Verdict:
     if not alike and not foreign and not refused:
         refused["fingerprint"] = "another fingerprint"
     return Verdict(refused, warnings)
+
+
+def counting(own: Sequence[Score], others: Iterable[Sequence[Score]]) -> tuple[Score | None, str]:
+    """Of one checkpoint's evaluations of a benchmark the one that counts, and what there is to say about it. All are
+    oldest first, as the store has them.
+
+    The newest counts that any of the `others` shares; where none shares any, the newest. What the checkpoint alone was
+    asked later may be a new evaluation that has not come to the others yet, or that of another point of a matrix (whose
+    task is another, and which is not spoken of).
+    """
+    known = [{score.fingerprint for score in scores} for scores in others]
+    shared = {score.fingerprint: sum(score.fingerprint in prints for prints in known) for score in own}
+    chosen = next((score for score in reversed(own) if shared[score.fingerprint]), own[-1] if own else None)
+    if chosen is None:
+        return None, ""
+    place = own.index(chosen)
+    task = chosen.settings.get("task")
+    if later := [score for score in own[place + 1 :] if score.settings.get("task") == task]:
+        return chosen, f"the evaluation before counts, as the newest ({judge(later[-1], chosen).words}) stands alone"
+    wider = [score for score in own[:place] if shared[score.fingerprint] > shared[chosen.fingerprint]]
+    if wider:
+        words = judge(wider[-1], chosen).words
+        return chosen, f"the newest evaluation counts; an older one ({words}) was made of more checkpoints"
+    return chosen, ""
 
 
 def _short(value: Any) -> str:

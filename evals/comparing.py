@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evals import stats
-from evals.comparable import Verdict, grouped, judge
+from evals.comparable import Verdict, counting, grouped, judge
 from evals.movement import PREFIX
 from evals.panels import clusters
 from evals.stats import Block, Changes, Mean
@@ -64,7 +64,8 @@ class Line:
     runs: int
     """Pairs of runs."""
     detectable: float
-    """The smallest true difference that this comparison finds in four cases of five."""
+    """The smallest true difference that this comparison finds in four cases of five: of a benchmark at the level that
+    the family leaves it, of a mean at 5%."""
     p_holm: float = math.nan
     """Adjusted over the family; NaN for means, which are no part of it."""
     changes: tuple[Changes, ...] = ()
@@ -93,6 +94,7 @@ class Compared:
     refused: dict[str, str] = field(default_factory=dict)
     """Benchmark to why it is not compared."""
     notes: list[str] = field(default_factory=list)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, what: str) -> Line:
         """A line by name. UserError where it was refused or is not there."""
@@ -100,8 +102,7 @@ class Compared:
             if line.name == what:
                 return line
         kind = next((kind for kind, name in MEANS.items() if name == what), None)
-        concerned = self.refused.items()
-        reasons = {name: why for name, why in concerned if (not is_movement(name) if kind else name == what)}
+        reasons = {n: why for n, why in self.refused.items() if n == what or (kind and self.kinds.get(n) == kind)}
         if reasons:
             raise UserError(f"{what} of {self.first} and {self.second}: " + "; ".join(grouped(reasons.items())))
         known = ", ".join([line.name for line in self.lines] + list(self.means))
@@ -122,14 +123,15 @@ def compare(
     first: Arm, second: Arm, kinds: Mapping[str, str], *, accept: Collection[str] = (), seed: int = 0
 ) -> Compared:
     """`kinds`: benchmark to domain or general, in the order of the table; others that both arms have come after.
+    There is no mean of a kind of which a benchmark is not scored.
     `accept`: settings that may differ. p_holm is over this comparison's benchmarks; see `adjust` for several."""
     shared, notes = _pair_runs(first, second)
     found = {run: _scores(run) for pair in shared for run in pair}
-    names = [name for name in kinds if any(name in scores for scores in found.values())]
-    names += sorted({name for scores in found.values() for name in scores} - set(names))
+    scored = {name for scores in found.values() for name in scores}
     paired: dict[str, _Paired] = {}
-    refused: dict[str, str] = {}
-    for name in names:
+    unscored = f"neither {first.name} nor {second.name} has a score on it"
+    refused = {name: unscored for name in kinds if name not in scored}
+    for name in [*(name for name in kinds if name in scored), *sorted(scored - set(kinds))]:
         try:
             paired[name] = _paired(name, first, second, shared, found, accept)
         except UserError as error:
@@ -137,16 +139,16 @@ def compare(
     lines = [_line(name, kinds.get(name, _other(name)), each, seed) for name, each in paired.items()]
     means = {}
     for kind, called in MEANS.items():
-        wanted = [name for name in names if kinds.get(name) == kind]
+        wanted = [name for name in kinds if kinds[name] == kind]
         falling = [name for name in wanted if name in paired and not paired[name].like.higher_is_better]
         if falling:
             notes.append(f"no {called}: of {falling[0]} less is better")
         elif wanted and all(name in paired for name in wanted):
             means[called] = _mean(called, [paired[name] for name in wanted], seed)
-        elif any(name in paired for name in names):
+        elif paired:
             missing = [name for name in wanted if name not in paired]
             notes += [f"no {called}: not compared on {_listed(missing)}"] * bool(missing)
-    (adjusted,) = adjust([Compared(first.name, second.name, lines, means, refused, notes)])
+    (adjusted,) = adjust([Compared(first.name, second.name, lines, means, refused, notes, kinds)])
     return adjusted
 
 
@@ -155,10 +157,16 @@ def _other(name: str) -> str:
 
 
 def adjust(family: Sequence[Compared]) -> list[Compared]:
-    """Holm over every benchmark of every comparison in the family."""
+    """Holm over every benchmark of every comparison in the family. `detectable` is of Bonferroni's level, at which Holm
+    finds no less."""
     p_values = stats.holm([line.difference.p for each in family for line in each.lines])
     at = iter(p_values)
-    return [replace(each, lines=[replace(line, p_holm=next(at)) for line in each.lines]) for each in family]
+
+    def adjusted(line: Line) -> Line:
+        least = stats.detectable_by(line.difference, confidence=1 - 0.05 / len(p_values))
+        return replace(line, p_holm=next(at), detectable=least)
+
+    return [replace(each, lines=list(map(adjusted, each.lines))) for each in family]
 
 
 def _pair_runs(first: Arm, second: Arm) -> tuple[list[tuple[Run, Run]], list[str]]:
@@ -210,13 +218,12 @@ def _paired(
     for arm, side in ((first, 0), (second, 1)):
         if any(name not in found[pair[side]] for pair in shared):
             raise UserError(f"{arm.name} has no score on it")
-    like = max(
-        found[shared[0][0]][name],
-        key=lambda score: sum(any(s.fingerprint == score.fingerprint for s in found[run][name]) for run in runs),
-    )
+    others = [found[run][name] for run in dict.fromkeys(run for _, run in shared)]
+    like, older = counting(found[shared[0][0]][name], others)
+    assert like is not None
     reference = _items(shared[0][0], like)
     rows: dict[Run, dict[str, float]] = {}
-    said: list[str] = []
+    said = [older] if older else []
     for run in runs:
         score = next((s for s in found[run][name] if s.fingerprint == like.fingerprint), found[run][name][-1])
         items = reference if run is shared[0][0] else _items(run, score)

@@ -78,6 +78,9 @@ class Movement:
         standing = self.store.scores(checkpoint=checkpoint)
         known = [s for s in standing if s.fingerprint in {digest(each) for each in found.values()}]
         if {s.benchmark for s in known} == {f"{PREFIX}/{kind}" for kind in found}:
+            newest = {s.benchmark: s.fingerprint for s in standing}
+            if any(newest[s.benchmark] != s.fingerprint for s in known):
+                self.store.add_scores(known)  # of several measurements the one asked for last counts
             return known
         return self._measured(checkpoint, asked, found)
 
@@ -118,7 +121,7 @@ class Movement:
                   AND s.fingerprint = b.fingerprint
                  WHERE b.checkpoint = ? AND c.checkpoint = ? AND list_contains(?::VARCHAR[], b.benchmark)
                    AND b.prompt <> '' AND b.response <> '' AND s.settings->>'max_tokens' IS NOT NULL
-                 QUALIFY row_number() OVER (PARTITION BY b.benchmark, b.item ORDER BY b.fingerprint) = 1
+                 QUALIFY row_number() OVER (PARTITION BY b.benchmark, b.item ORDER BY s.rowid DESC) = 1
                      AND row_number() OVER (PARTITION BY b.benchmark ORDER BY md5(b.item)) <= ?"""
         rows = self.store.query(sql, [self.base, checkpoint, list(names), self.prompts])
         return [Asked(r["item"], r["prompt"], r["base"], r["own"]) for r in evenly(rows, self.prompts)]

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from evals.comparable import judge
+from evals.comparable import counting, judge
 from refinery.records import Score
 from refinery.store import Store
 
@@ -67,9 +67,9 @@ def load(
 ) -> Panels:
     """Each benchmark's primary metric, item by item.
 
-    `base` and the lists in `methods` are checkpoint fingerprints, the lists in the same order of seeds. The base's
-    settings decide: a method any of whose checkpoints was measured under others, or on other items, is left out of
-    that benchmark with a note that names the difference.
+    `base` and the lists in `methods` are checkpoint fingerprints, the lists in the same order of seeds. The settings of
+    the base's evaluation that counts (evals/comparable.py) decide: a method any of whose checkpoints was measured under
+    others, or on other items, is left out of that benchmark with a note that names the difference.
     """
     notes: list[str] = []
     found = [_panel(store, name, "domain", {BASE: [base], **methods}, notes) for name in domain]
@@ -85,11 +85,13 @@ def _panel(
     for score in store.scores(benchmark=benchmark):
         if score.checkpoint in wanted and score.metric == score.settings.get("primary_metric", score.metric):
             scores.setdefault(score.checkpoint, []).append(score)
-    like = _most_shared(scores, arms[BASE][0])
+    base = arms[BASE][0]
+    like, said = counting(scores.get(base, []), [each for checkpoint, each in scores.items() if checkpoint != base])
     if like is None or not like.higher_is_better:
         why = "the base has no score on it" if like is None else f"of {like.metric} less is better, which no ratio says"
         notes.append(f"{benchmark} left out: {why}")
         return None
+    notes += [f"{benchmark}: {said}"] if said else []
     measured = {checkpoint: _alike(each, like) for checkpoint, each in scores.items()}
     values, items = _values(store, measured), _items(store, like)
     arrays = {}
@@ -103,17 +105,8 @@ def _panel(
     return Panel(benchmark, kind, items, arrays, chance=chance, like=like) if BASE in arrays else None
 
 
-def _most_shared(scores: Mapping[str, list[Score]], base: str) -> Score | None:
-    """The base's score whose settings most other checkpoints share."""
-
-    def sharing(score: Score) -> int:
-        return sum(any(s.fingerprint == score.fingerprint for s in others) for others in scores.values())
-
-    return max(scores.get(base, []), key=sharing, default=None)
-
-
 def _alike(scores: Sequence[Score], like: Score) -> Score:
-    """The score measured as `like` was, or the last one."""
+    """The score measured as `like` was, or the newest."""
     return next((score for score in scores if score.fingerprint == like.fingerprint), scores[-1])
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evals.comparable import judge
+from evals.comparable import counting, judge
 from evals.stats import Continual, continual
 from refinery.records import Score
 from refinery.spec import Spec
@@ -98,29 +98,34 @@ def _scores(
     store: Store, stages: Sequence[Sequence[Row]], columns: Sequence[str], notes: list[str]
 ) -> list[dict[str, dict[int, float]]]:
     """Of each stage. Only scores measured alike stand in one column; others are noted."""
-    like: dict[str, Score] = {}
-    found: list[dict[str, dict[int, float]]] = []
-    for checkpoints in stages:
-        found.append({})
-        for row in checkpoints:
-            for score in _primary(store, row["fingerprint"], columns, like):
-                first = like.setdefault(score.benchmark, score)
-                if differing := judge(score, first).words:
-                    notes.append(f"{row['name']} seed {row['seed']}: {score.benchmark} left out ({differing})")
+    known = {row["fingerprint"]: _primary(store, row["fingerprint"], columns) for rows in stages for row in rows}
+    found: list[dict[str, dict[int, float]]] = [{} for _ in stages]
+    for column in columns:
+        first, *others = [known[row["fingerprint"]].get(column, []) for rows in stages for row in rows] or [[]]
+        while not first and others:
+            first, *others = others
+        like, said = counting(first, others)
+        notes += [f"{column}: {said}"] if said else []
+        for place, checkpoints in enumerate(stages):
+            for row in checkpoints:
+                own = known[row["fingerprint"]].get(column, [])
+                if not own or like is None:
+                    continue
+                score = next((each for each in own if each.fingerprint == like.fingerprint), own[-1])
+                if differing := judge(score, like).words:
+                    notes.append(f"{row['name']} seed {row['seed']}: {column} left out ({differing})")
                 else:
-                    found[-1].setdefault(score.benchmark, {})[row["seed"]] = score.value
+                    found[place].setdefault(column, {})[row["seed"]] = score.value
     return found
 
 
-def _primary(store: Store, checkpoint: str, columns: Sequence[str], like: Mapping[str, Score]) -> list[Score]:
-    """One score a benchmark: the one measured as `like`, or the last."""
-    chosen: dict[str, Score] = {}
+def _primary(store: Store, checkpoint: str, columns: Sequence[str]) -> dict[str, list[Score]]:
+    """Benchmark to its scores, one for each settings it was measured under, oldest first."""
+    found: dict[str, list[Score]] = {}
     for score in store.scores(checkpoint=checkpoint):
         if score.benchmark in columns and score.metric == score.settings.get("primary_metric", score.metric):
-            standing, wanted = chosen.get(score.benchmark), like.get(score.benchmark)
-            if standing is None or wanted is None or standing.fingerprint != wanted.fingerprint:
-                chosen[score.benchmark] = score
-    return list(chosen.values())
+            found.setdefault(score.benchmark, []).append(score)
+    return found
 
 
 def _mean(values: Mapping[int, float]) -> float | None:

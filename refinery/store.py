@@ -323,9 +323,10 @@ class Store(Database):
         return self.query("SELECT * FROM cells WHERE point = coalesce(?, point) ORDER BY point, method, seed", [point])
 
     def cell_scores(self) -> list[Row]:
-        """Every score of every cell: rows of point, keys (what the matrix set), method, seed and the table `scores`."""
+        """Every score of every cell: rows of point, keys (what the matrix set), method, seed and the table `scores`;
+        of one cell and benchmark in the order of writing."""
         sql = """SELECT c.point, c.keys, c.method, c.seed, s.* FROM cells c JOIN scores s USING (checkpoint)
-                 ORDER BY c.point, c.method, c.seed, s.benchmark, s.metric"""
+                 ORDER BY c.point, c.method, c.seed, s.benchmark, s.rowid"""
         return self.query(sql)
 
     def add_training_metrics(self, checkpoint: str, rows: Sequence[tuple[int, str, float]]) -> None:
@@ -345,11 +346,13 @@ class Store(Database):
     # ---- evaluation and diagnostics
 
     def add_scores(self, scores: Sequence[Score]) -> None:
+        """Those that stand already are written anew, which makes them the newest of their benchmark."""
         rows = [asdict(score) for score in scores]
         self.replace("scores", rows, ["checkpoint", "benchmark", "metric", "fingerprint"])
 
     def scores(self, checkpoint: str | None = None, benchmark: str | None = None) -> list[Score]:
-        return [Score(**row) for row in self._of("scores", checkpoint, benchmark, "checkpoint, benchmark, metric")]
+        """Of one checkpoint and benchmark in the order of writing: of several evaluations the newest stands last."""
+        return [Score(**row) for row in self._of("scores", checkpoint, benchmark, "checkpoint, benchmark, rowid")]
 
     def add_samples(self, samples: Sequence[Sample]) -> None:
         rows = [{f.name: getattr(sample, f.name) for f in fields(Sample)} for sample in samples]

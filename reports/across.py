@@ -26,7 +26,7 @@ from reports.blocks import (
     Text,
     spans,
 )
-from reports.data import ReportData, called, is_primary
+from reports.data import ReportData, called
 from reports.sections.factorial import factorial
 from reports.sections.sensitivity import sensitivity
 from reports.terminal import comparison_table, in_order
@@ -114,11 +114,9 @@ def comparable(reports: Sequence[ReportData]) -> tuple[dict[str, list[Panel]], l
     found: dict[str, list[Panel]] = {}
     notes = []
     for data in reports:
-        known = data.store.scores(checkpoint=data.base["fingerprint"]) if data.base else []
-        scores = {score.benchmark: score for score in known if is_primary(score)}
         found[data.label] = []
         for panel in data.panels:
-            score = scores.get(panel.benchmark)
+            score = panel.like
             label, like = first.setdefault(panel.benchmark, (data.label, score))
             refused = judge(score, like).words if score is not None and like is not None else ""
             if refused:

@@ -164,7 +164,7 @@ def trials(store: Store, spec: Spec, finals: Mapping[str, Sequence[Row]]) -> lis
 
 def _alike(scores: Sequence[Score], like: dict[str, Score]) -> dict[str, Score]:
     """Benchmark to its primary score, only where it was measured as the first one was, which `like` holds."""
-    kept = [s for s in scores if is_primary(s) and not judge(s, like.setdefault(s.benchmark, s)).refused]
+    kept = [s for s in reversed(scores) if is_primary(s) and not judge(s, like.setdefault(s.benchmark, s)).refused]
     return {score.benchmark: score for score in kept}
 
 

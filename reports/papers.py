@@ -135,11 +135,12 @@ def _lenient(data: ReportData, names: Mapping[str, str]) -> dict[str, Mean]:
     from evals import stats
 
     sql = """SELECT checkpoint, item, value FROM samples WHERE benchmark = 'knowledge_direct' AND metric = 'lenient'
-             AND list_contains(?::VARCHAR[], checkpoint) ORDER BY checkpoint, item"""
+             AND fingerprint = ? AND list_contains(?::VARCHAR[], checkpoint) ORDER BY checkpoint, item"""
+    like = next((p.like.fingerprint for p in data.panels if p.benchmark == "knowledge_direct" and p.like), "")
     found: dict[str, Mean] = {}
     for row, name in names.items():
         own: dict[str, dict[str, float]] = {}
-        for sample in data.store.query(sql, [[each["fingerprint"] for each in data.checkpoints[name]]]):
+        for sample in data.store.query(sql, [like, [each["fingerprint"] for each in data.checkpoints[name]]]):
             own.setdefault(sample["checkpoint"], {})[sample["item"]] = sample["value"]
         if own and len({tuple(each) for each in own.values()}) == 1:
             values = np.array([list(each.values()) for each in own.values()])

@@ -339,3 +339,26 @@ def test_run_fails_its_gates_with_exit_code_1() -> None:
     assert done.code == 1 and "FAILED: --fail-if general_mean < -2pp (base -> sft_raw): met" in done.out
     assert len(Store("runs/two/refinery.duckdb").runs()) == before + 1
     assert call("run", "two.yaml", "--stage", "refine", "--fail-unless", "domain_mean > 10pp").code == 0
+
+
+def test_suites_of_a_store_are_the_benchmarks_they_stand_for(tmp_path: Path) -> None:
+    """Two of three lost everything: the mean is not of the third alone, and a spec's overrides count."""
+    spec = "name: x\nevaluate: {domain: [tool_use], general: [lab_sums]}\n# --set evaluate.general=[math, lab_sums]\n"
+    store = Store(tmp_path / "refinery.duckdb")
+    run = store.start_run("x", spec, "d", {})
+    known: dict = {"primary_metric": "acc"}
+    for name, role, right in (("base", "base", 1.0), ("sft", "final", 0.0)):
+        store.start_checkpoint(name, run, name, "sft", {}, 0, "", "base", "", role)
+        store.finish_checkpoint(name, {})
+        for benchmark in ("gsm8k", "math500", "lab_sums"):
+            value = 1.0 if benchmark == "lab_sums" else right
+            store.add_scores([Score(name, benchmark, "acc", value, 0, 1, 300, "f", True, known)])
+            store.add_samples([Sample(name, benchmark, "acc", i, value, "p", "t", "r", "f") for i in ITEMS])
+    (found,) = call("compare", str(store.path), "--json").json["comparisons"]
+    assert {each["name"]: each["kind"] for each in found["benchmarks"]} == dict.fromkeys(
+        ("gsm8k", "math500", "lab_sums"), "general"
+    )
+    assert [(m["name"], m["difference"]["value"]) for m in found["means"]] == [("general_mean", pytest.approx(-2 / 3))]
+    assert set(found["refused"]) == {"toolalpaca_simulated", "toolalpaca_real", "openfunctions"}
+    done = call("compare", str(store.path), "--fail-unless", "domain_mean > -5pp")
+    assert done.code == 2 and "openfunctions: neither base nor sft has a score on it" in done.err

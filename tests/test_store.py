@@ -533,3 +533,14 @@ def test_another_engine_of_this_process_that_is_slow_to_let_go_is_waited_for(tmp
         duckdb.connect().execute(f"ATTACH '{tmp_path}/s.duckdb' AS store")
     threading.Timer(0.3, slow.close).start()
     assert store.query("SELECT count(*) AS n FROM runs") == [{"n": 0}]
+
+
+def test_scores_come_in_the_order_of_writing(store: Store) -> None:
+    """Against a list: of what is written again each time, over many openings of the file."""
+    rng = np.random.default_rng(0)
+    written: list[tuple[str, str]] = []
+    for _ in range(300):
+        made = sorted({(str(rng.choice(["m", "n"])), str(rng.integers(6))) for _ in range(rng.integers(1, 4))})
+        store.add_scores([Score("c", "b", metric, 0.5, 0.4, 0.6, 9, fingerprint) for metric, fingerprint in made])
+        written = [each for each in written if each not in made] + made
+    assert [(score.metric, score.fingerprint) for score in Store(store.path).scores("c", "b")] == written

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evals.comparing import Arm, Run
+from refinery import catalog, yamlpos
 from refinery.cli.printing import opened
+from refinery.cli.run import OVERRIDE
 from refinery.errors import UserError, did_you_mean
 from refinery.runs import stores
 from refinery.spec import Spec
@@ -76,10 +76,20 @@ class Place:
         if self.spec is not None:
             given: Any = self.spec.evaluate.model_dump() if self.spec.evaluate else {}
         else:
-            texts = [run["spec"] for run in self.store.runs()[:1]]
-            given = (yaml.safe_load(texts[0]) or {}).get("evaluate") or {} if texts else {}
+            given = next((_evaluated(run["spec"]) for run in self.store.runs()[:1]), {})
+        suites = catalog.suites()
         pairs = [(name, kind) for kind in ("domain", "general") for name in given.get(kind) or []]
-        return {str(name.get("task")) if isinstance(name, dict) else str(name): kind for name, kind in pairs}
+        named = [(str(name.get("task")) if isinstance(name, dict) else str(name), kind) for name, kind in pairs]
+        return {each: kind for name, kind in named for each in suites.get(name, (name,))}
+
+
+def _evaluated(text: str) -> dict[str, Any]:
+    """What stands under `evaluate` in the text of a run, which has its overrides as comments."""
+    document = yamlpos.parse(text, "")
+    overrides = [line.removeprefix(OVERRIDE) for line in text.splitlines() if line.startswith(OVERRIDE)]
+    yamlpos.override(document, overrides)
+    found = document.data.get("evaluate") if isinstance(document.data, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _called(cell: Row) -> str:

@@ -160,7 +160,8 @@ def show_gates(out: Console, judged: Sequence[Judged], left_open: Sequence[NotDe
 
 
 EXPLAINED = """p: adjusted (Holm) over all benchmarks shown; of means as it is. finds: where no
-difference was found, the smallest true one that would be, in 4 cases of 5.
+difference was found, the smallest true one that would be, in 4 cases of 5; of
+benchmarks at 5% over their number, so that it is rather too large.
 lost, gained: items on which A, B did better, a run. odds: gained for a lost.
 McNemar p: the largest of all pairs of runs. flips p: sign flips of items.
 h: Cohen's; 0.2 is small."""

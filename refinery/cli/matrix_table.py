@@ -13,6 +13,8 @@ from refinery.matrix import shown
 from refinery.spec import Spec
 from refinery.store import Row, Store
 
+CELL = ("point", "method", "seed", "benchmark")
+
 
 def show_matrix(spec: Spec, store: Store, out: Console) -> None:
     """Prints the means of the primary metrics, and writes every seed's score to matrix.csv beside the store."""
@@ -20,6 +22,7 @@ def show_matrix(spec: Spec, store: Store, out: Console) -> None:
     points = [point.id for point in spec.points]
     methods = list(spec.train.methods) if spec.train else []
     rows = [row for row in rows if row["point"] in points and row["method"] in methods]
+    rows = list({tuple(row[key] for key in CELL): row for row in rows}.values())  # of several evaluations the newest
     rows.sort(key=lambda row: (points.index(row["point"]), methods.index(row["method"])))
     path = Path(spec.store_path).parent / "matrix.csv"
     _write(path, list(spec.matrix), rows)

@@ -71,10 +71,10 @@ def _rows(
     from evals.answers import PREFIX  # needs scipy, which a run that only refines does without
 
     found: list[tuple[Text, Text, dict[str, _Shown]]] = []
-    like = ""
+    like = next((p.like.fingerprint for p in data.panels if p.benchmark == benchmark and p.like), "")
     for name, runs in arms.items():
         scores = [data.store.scores(run["fingerprint"], f"{PREFIX}/{benchmark}") for run in runs]
-        like = like or next((score.fingerprint for each in scores for score in each), "")
+        like = like or next((score.fingerprint for each in scores for score in reversed(each)), "")
         alike = [{s.metric: s for s in each if s.fingerprint == like} for each in scores]
         shown = {m: s for m in metrics if (s := _over([each[m] for each in alike if m in each], len(runs)))}
         if shown:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from refinery.store import Row
 from reports import table
 from reports.blocks import Block, Bullets, Column, Heading, Mono, Paragraph, Table, Text
-from reports.data import ReportData
+from reports.data import ReportData, is_primary
 
 if TYPE_CHECKING:
     from evals.comparing import Compared, Line
@@ -61,9 +61,9 @@ def _scores(data: ReportData, runs: list[Row]) -> dict[str, list[float]]:
     assert data.spec.evaluate is not None
     found: dict[str, list[float]] = {}
     for row in runs:
-        for score in data.store.scores(row["fingerprint"]):
-            if score.metric == score.settings.get("primary_metric", score.metric):
-                found.setdefault(score.benchmark, []).append(score.value)
+        newest = {score.benchmark: score for score in data.store.scores(row["fingerprint"]) if is_primary(score)}
+        for benchmark, score in newest.items():
+            found.setdefault(benchmark, []).append(score.value)
     first = [name for name in (*data.spec.evaluate.domain, *data.spec.evaluate.general) if name in found]
     return {name: found[name] for name in (*first, *sorted(set(found) - set(first)))}
 

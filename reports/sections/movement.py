@@ -57,7 +57,7 @@ def _measured(data: ReportData, runs: Sequence[Row], benchmark: str) -> dict[str
     """Metric to (seeds, items), where all seeds were measured alike on the items that all of them have."""
     sql = """SELECT metric, item, checkpoint, value FROM samples
              WHERE benchmark = ? AND list_contains(?::VARCHAR[], checkpoint) AND fingerprint =
-                 (SELECT fingerprint FROM scores WHERE benchmark = ? AND checkpoint = ? ORDER BY fingerprint LIMIT 1)"""
+                 (SELECT fingerprint FROM scores WHERE benchmark = ? AND checkpoint = ? ORDER BY rowid DESC LIMIT 1)"""
     names = [row["fingerprint"] for row in runs]
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in data.store.query(sql, [benchmark, names, benchmark, names[0]]):
@@ -89,7 +89,7 @@ def _weights(data: ReportData) -> Table | None:
         found = [
             score
             for row in data.checkpoints[name]
-            for score in data.store.scores(row["fingerprint"], f"{PREFIX}/weights")[:1]
+            for score in data.store.scores(row["fingerprint"], f"{PREFIX}/weights")[-1:]
         ]
         if found:
             layers = found[0].settings["layers"]

@@ -258,7 +258,8 @@ def _weights(data: ReportData) -> list[Block]:
 def _evaluation(data: ReportData) -> list[Block]:
     if data.base is None:
         return []
-    scores = [score for score in data.store.scores(checkpoint=data.base["fingerprint"]) if is_primary(score)]
+    newest = {s.benchmark: s for s in data.store.scores(checkpoint=data.base["fingerprint"]) if is_primary(s)}
+    scores = list((newest | {panel.benchmark: panel.like for panel in data.panels if panel.like}).values())
     if not scores:
         return []
     rows: list[list[Text]] = [

@@ -1,5 +1,6 @@
 """Weights that another tool made, evaluated beside their base: scores against lm-eval run alone on the same weights."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -179,3 +180,17 @@ def test_what_can_be_mended_is_one_line(tmp_path, monkeypatch, args, message):
     done = call("eval", *args, "--base", "lab", "--out", str(tmp_path / "out"))
     assert done.code == 2 and message in done.err and "Traceback" not in done.err
     assert "no folder" not in message or not (tmp_path / "out").exists()
+
+
+def test_the_last_settings_are_those_that_report_and_compare_show(weights, tmp_path):
+    command = ("eval", f"mine={weights}/full0", "--base", "lab", "--general", "lab_facts", "--out", str(tmp_path))
+    command += ("--set", "evaluate.movement=0", "--set", "evaluate.max_tokens=16")
+    for limit in (6, 9, 6):
+        done = call(*command, "--limit", str(limit))
+        assert done.code == 0, done.err
+        told = call("compare", str(tmp_path / "eval.yaml"), "--json").json
+        assert [line["n"] for line in told["comparisons"][0]["benchmarks"]] == [limit]
+        report = call("report", str(tmp_path / "eval.yaml"), "--format", "json", "--out", str(tmp_path))
+        assert report.code == 0, report.err
+        numbers = json.loads((tmp_path / "report.json").read_text())["numbers"]
+        assert {row["items"] for row in numbers if row["benchmark"] == "lab_facts"} == {limit}

@@ -353,3 +353,46 @@ def test_stores_measured_otherwise_are_not_pooled(tmp_path: Path) -> None:
     found = pool(loaded, baseline="m")
     assert found.notes == ["market: facts left out: unlike clinic's (batch_size 8 instead of 64)"]
     assert found.methods["m"].n_seeds == 2
+
+
+def said_and_measured(store: Store) -> tuple[list[str], dict[str, float]]:
+    found = load(store, base="base", methods={"a": ["a0"], "b": ["b0"]}, domain=[], general=["facts"])
+    return found.notes, {name: float(values.mean()) for name, values in found.found[0].values.items()}
+
+
+def test_of_several_evaluations_the_newest_counts(tmp_path: Path) -> None:
+    """Whichever digest sorts first; and one that stands counts again when it is written again."""
+    store = Store(tmp_path / "s.duckdb")
+    for limit, share in ((3, 0.9), (1, 0.8), (2, 0.7)):
+        for name in ("b0", "base", "a0"):
+            put(store, name, "facts", right(share)[0], {"limit": limit})
+        assert said_and_measured(store) == ([], {"base": share, "a": share, "b": share})
+    for name in ("base", "a0", "b0"):
+        store.add_scores([score for score in store.scores(name) if score.settings["limit"] == 1])
+    assert said_and_measured(Store(store.path)) == ([], {"base": 0.8, "a": 0.8, "b": 0.8})
+
+
+def test_a_newer_evaluation_that_fewer_share_counts_and_is_told(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    for name in ("base", "a0", "b0"):
+        put(store, name, "facts", right(0.9)[0], {"limit": 1})
+    put(store, "base", "facts", right(0.7)[0], {"limit": 2})
+    notes, values = said_and_measured(store)
+    assert values == {"base": 0.9, "a": 0.9, "b": 0.9}
+    assert notes == ["facts: the evaluation before counts, as the newest (limit 2 instead of 1) stands alone"]
+    put(store, "a0", "facts", right(0.6)[0], {"limit": 2})
+    notes, values = said_and_measured(store)
+    assert values == {"base": 0.7, "a": 0.6}
+    assert notes == [
+        "facts: the newest evaluation counts; an older one (limit 1 instead of 2) was made of more checkpoints",
+        "b: facts left out: checkpoint b0 was measured under other settings (limit 1 instead of 2)",
+    ]
+
+
+def test_the_base_asked_another_task_since_is_another_point_of_a_matrix(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    for task, name in (("x", "a0"), ("y", "of another point")):
+        put(store, "base", "facts", right(0.9)[0], {"task": task})
+        put(store, name, "facts", right(0.8)[0], {"task": task})
+    found = load(store, base="base", methods={"a": ["a0"]}, domain=[], general=["facts"])
+    assert float(found.found[0].values["a"].mean()) == 0.8 and found.notes == []

@@ -342,3 +342,16 @@ def test_lm_evals_own_tasks_are_found_by_name() -> None:
 
     assert builtin.exists("ifeval") and builtin.exists("mmlu_anatomy") and not builtin.exists("no_such_task")
     assert not builtin.exists("../ifeval")
+
+
+def test_what_is_asked_for_again_counts_again(store: Store, oracle: Any) -> None:
+    """Settings there and back: the newest is always what was asked for last, and standing scores are not written for
+    nothing."""
+    both = {limit: FEW.model_copy(update={"limit": limit}) for limit in (12, 6)}
+    for limit in (12, 6, 12, 6):
+        asked = run(store, "lab_clinic", "lab_sums", settings=both[limit])
+        for benchmark in ("lab_clinic", "lab_sums"):
+            assert store.scores("ckpt", benchmark)[-1].n == limit
+    before = store.path.read_bytes()
+    assert run(store, "lab_clinic", "lab_sums", settings=both[6]) == asked
+    assert store.path.read_bytes() == before

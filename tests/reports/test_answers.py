@@ -51,7 +51,9 @@ def test_a_training_without_them_leaves_its_method_out_and_not_at_zero(own: Stor
     scores = own.scores(raft, "answers/toy_sums")
     kept = [score for score in own.scores() if score not in scores]
     fresh = gather(own, toy.spec)
-    lacking = SimpleNamespace(**{name: getattr(fresh, name) for name in ("base", "spec", "checkpoints", "comparison")})
+    lacking = SimpleNamespace(
+        **{name: getattr(fresh, name) for name in ("base", "spec", "checkpoints", "comparison", "panels")}
+    )
     lacking.series = fresh.series
     lacking.store = SimpleNamespace(
         scores=lambda c, b: [score for score in kept if score.checkpoint == c and score.benchmark == b]

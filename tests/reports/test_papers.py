@@ -180,10 +180,12 @@ def test_the_lenient_column_is_the_second_metric_of_the_same_items(data: Any, to
     panels = [replace(p, benchmark="knowledge_direct" if p.kind == "domain" else p.benchmark) for p in data.panels]
     (direct,) = [p for p in panels if p.benchmark == "knowledge_direct"]
     rng = np.random.default_rng(0)
+    assert direct.like is not None
+    like = direct.like.fingerprint
     lenient = {name: np.maximum(direct.values[name], rng.random((3, 80)) < 0.3) for name in checkpoints}
     store = Store(toy.folder / "lenient.duckdb")
     store.add_samples([
-        Sample(row["fingerprint"], "knowledge_direct", "lenient", item, float(value), "", "", "", "s" * 32)
+        Sample(row["fingerprint"], "knowledge_direct", "lenient", item, float(value), "", "", "", like)
         for name, found in checkpoints.items() for seed, row in enumerate(found)
         for item, value in zip(direct.items, lenient[name][seed], strict=True)
     ])  # fmt: skip
