@@ -29,6 +29,6 @@ def build(run: Run) -> Any:
     """The transformers.Trainer of this method, ready to train."""
     from trainers.supervised import supervised
 
-    trainer = supervised(run, loss_type="dft")
+    trainer: Any = supervised(run, loss_type="dft")
     trainer.cross_entropy = False
     return trainer
