@@ -218,3 +218,22 @@ def test_what_a_null_could_have_found_is_at_the_level_that_decided(store: Store)
     assert 0.78 < (adjusted[:, 0] <= 0.05).mean() < 0.86
     mean = found.means["general_mean"]
     assert mean.detectable == pytest.approx(stats.detectable_by(mean.difference))
+
+
+def judged(store: Store, checkpoint: str, values: np.ndarray, ungraded: range) -> None:
+    kept = [place for place in range(200) if place not in ungraded]
+    put(store, checkpoint, "facts", np.isin(np.arange(200), ungraded).astype(float), metric="ungraded",
+        primary_metric="acc", target="")  # fmt: skip
+    put(store, checkpoint, "facts", values[kept], [ITEMS[place] for place in kept])
+
+
+def test_items_that_a_judge_did_not_grade_are_left_out_and_counted(store: Store) -> None:
+    judged(store, "base", right(0.8), range(1))
+    judged(store, "b0", right(0.6), range(190, 200))
+    (line,) = compare(base(store), arm(store, "b"), FACTS).lines
+    assert (line.n, line.first, line.second) == (189, 159 / 189, 119 / 189)
+    assert line.warnings == ("on 11 of 200 items the judge gave no grade in one run or another, which are left out",)
+    judged(store, "c0", right(0.6), range(179, 200))
+    assert compare(base(store), arm(store, "c"), FACTS).refused == {
+        "facts": "on 22 of 200 items the judge gave no grade in one run or another"
+    }
