@@ -13,7 +13,7 @@ import numpy as np
 from evals import stats
 from evals.comparable import Verdict, counting, grouped, judge
 from evals.movement import PREFIX
-from evals.panels import clusters
+from evals.panels import MOST_UNGRADED, UNGRADED, clusters
 from evals.stats import Block, Changes, Mean
 from refinery.errors import UserError
 from refinery.records import Score
@@ -237,23 +237,31 @@ def _paired(
             raise UserError(f"{called} was asked other items: {_apart(items, reference)}")
         said += [words for words in verdict.warnings.values() if words not in said]
         rows[run] = {item: value for item, (value, _) in items.items()}
-    order = tuple(sorted(reference))
+    order = tuple(item for item in sorted(reference) if not any(math.isnan(values[item]) for values in rows.values()))
+    if left := len(reference) - len(order):
+        words = f"on {left} of {len(reference)} items the judge gave no grade in one run or another"
+        if left > MOST_UNGRADED * len(reference):
+            raise UserError(words)
+        said.append(f"{words}, which are left out")
     sides = [np.array([[rows[pair[side]][item] for item in order] for pair in shared]) for side in (0, 1)]
     return _Paired(sides[0], sides[1], order, like, tuple(said))
 
 
 def _items(run: Run, score: Score) -> dict[str, tuple[float, str]]:
-    """Item to its value and target."""
-    sql = """SELECT item, value, target FROM samples
-             WHERE checkpoint = ? AND benchmark = ? AND metric = ? AND fingerprint = ?"""
-    rows = run.store.query(sql, [score.checkpoint, score.benchmark, score.metric, score.fingerprint])
+    """Item to its value, NaN where a judge gave no grade, and target."""
+    sql = """SELECT item, CASE metric WHEN $3 THEN value ELSE 'nan' END AS value, target FROM samples
+             WHERE checkpoint = $1 AND benchmark = $2 AND (metric = $3 OR metric = $5 AND value >= 1)
+               AND fingerprint = $4"""
+    rows = run.store.query(sql, [score.checkpoint, score.benchmark, score.metric, score.fingerprint, UNGRADED])
     return {row["item"]: (row["value"], row["target"]) for row in rows}
 
 
 def _verdict(
     score: Score, like: Score, items: Mapping[str, tuple[float, str]], reference: Mapping[str, tuple[float, str]]
 ) -> Verdict:
-    same = {i: target for i, (_, target) in items.items()} == {i: target for i, (_, target) in reference.items()}
+    targets = [{i: target for i, (value, target) in each.items() if value == value} for each in (items, reference)]
+    both = targets[0].keys() & targets[1].keys()
+    same = items.keys() == reference.keys() and all(targets[0][i] == targets[1][i] for i in both)
     return judge(score, like, same)
 
 

@@ -20,6 +20,14 @@ FEWEST_CLUSTERS = 8
 """Groups of items fewer than these are taken for parts of the benchmark, chosen rather than sampled."""
 
 
+UNGRADED = "ungraded"
+"""The metric that is 1 where a judge gave no grade, so that the item has none of the others (benchmarks/_judged.py)."""
+
+MOST_UNGRADED = 0.1
+"""Share of the items up to which those without a grade are left out on all sides: of more, those that are left would be
+others than the benchmark's."""
+
+
 @lru_cache(maxsize=64)
 def clusters(items: tuple[str, ...]) -> list[str] | None:
     """The group of each item, where items come in groups that share a context: what stands before the last "/" of its
@@ -101,6 +109,7 @@ def _panel(
             notes.append(f"{arm}: {benchmark} left out: {unlike[0] if unlike else 'no checkpoint'}")
         else:
             arrays[arm] = np.stack([values[c].values for c in checkpoints])
+    items = _graded(benchmark, arrays, items, notes)
     chance = like.settings.get("chance")
     return Panel(benchmark, kind, items, arrays, chance=chance, like=like) if BASE in arrays else None
 
@@ -110,8 +119,33 @@ def _alike(scores: Sequence[Score], like: Score) -> Score:
     return next((score for score in scores if score.fingerprint == like.fingerprint), scores[-1])
 
 
+def _graded(benchmark: str, arrays: dict[str, np.ndarray], items: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
+    """The items that have a grade in every arm; others are taken out of `arrays`, and arms of too few grades too."""
+
+    def without(arms: Sequence[str]) -> int:
+        return int(np.any([np.isnan(arrays[arm]).any(0) for arm in arms], axis=0).sum()) if arms else 0
+
+    while without(list(arrays)) > MOST_UNGRADED * len(items):
+        many = without([BASE]) > MOST_UNGRADED * len(items) or len(arrays) == 1
+        worst = BASE if many else max((arm for arm in arrays if arm != BASE), key=lambda arm: without([arm]))
+        why = f"the judge gave no grade on {without([worst])} of {len(items)} items"
+        notes.append(f"{benchmark} left out: of the base {why}" if many else f"{worst}: {benchmark} left out: {why}")
+        if many:
+            arrays.clear()
+        else:
+            del arrays[worst]
+    if left := without(list(arrays)):
+        notes.append(
+            f"{benchmark}: {left} of {len(items)} items left out: the judge gave no grade to one model or another"
+        )
+        known = ~np.any([np.isnan(values).any(0) for values in arrays.values()], axis=0)
+        arrays |= {arm: values[:, known] for arm, values in arrays.items()}
+        return tuple(item for item, keep in zip(items, known, strict=True) if keep)
+    return items
+
+
 class _Answered(NamedTuple):
-    """One checkpoint's values, in the order of the items' ids."""
+    """One checkpoint's values, in the order of the items' ids; NaN where a judge gave no grade."""
 
     asked: str
     """Digest of the ids: equal where the items are."""
@@ -121,25 +155,26 @@ class _Answered(NamedTuple):
 def _values(store: Store, measured: Mapping[str, Score]) -> dict[str, _Answered]:
     """Of each checkpoint. The engine puts them in order: half a million items would be as many Python objects."""
     sql = """SELECT checkpoint, md5(string_agg(item, chr(10) ORDER BY item)) AS asked,
-                    list(value ORDER BY item) AS found
+                    list(CASE metric WHEN $2 THEN value END ORDER BY item) AS found
              FROM samples
-             WHERE benchmark = ? AND metric = ? AND fingerprint = ? AND list_contains(?::VARCHAR[], checkpoint)
+             WHERE benchmark = $1 AND (metric = $2 OR metric = $5 AND value >= 1) AND fingerprint = $3
+               AND list_contains($4::VARCHAR[], checkpoint)
              GROUP BY checkpoint"""
     found: dict[str, _Answered] = {}
     together: dict[tuple[str, str, str], list[str]] = {}
     for checkpoint, score in measured.items():
         together.setdefault((score.benchmark, score.metric, score.fingerprint), []).append(checkpoint)
     for key, checkpoints in together.items():
-        for row in store.query(sql, [*key, checkpoints]):
+        for row in store.query(sql, [*key, checkpoints, UNGRADED]):
             found[row["checkpoint"]] = _Answered(row["asked"], np.array(row["found"], dtype=float))
     return found
 
 
 def _items(store: Store, like: Score) -> tuple[str, ...]:
-    """The ids of the items of one score, in order."""
-    sql = """SELECT item FROM samples WHERE checkpoint = ? AND benchmark = ? AND metric = ? AND fingerprint = ?
-             ORDER BY item"""
-    rows = store.query(sql, [like.checkpoint, like.benchmark, like.metric, like.fingerprint])
+    """The ids of the items of one score, in order, those without a grade among them."""
+    sql = """SELECT item FROM samples WHERE checkpoint = ? AND benchmark = ? AND fingerprint = ?
+               AND (metric = ? OR metric = ? AND value >= 1) ORDER BY item"""
+    rows = store.query(sql, [like.checkpoint, like.benchmark, like.fingerprint, like.metric, UNGRADED])
     return tuple(row["item"] for row in rows)
 
 

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from reports.data import ReportData
 
 NUMBERS = (
-    "spec", "method", "kind", "benchmark", "quantity", "value", "low", "high", "p", "items", "seeds", "note"
+    "spec", "method", "kind", "benchmark", "quantity", "value", "low", "high", "p", "items", "seeds", "note",
+    "detectable", "p_worse"
 )  # fmt: skip
-"""The columns of numbers.csv: one row an estimate, as fractions, nothing rounded."""
+"""The columns of numbers.csv: one row an estimate, as fractions, nothing rounded. `detectable`: of a difference, the
+smallest true one that is found at 5% in four cases of five; `p_worse`: one-sided, of a loss of the margin or more."""
 
 
 def json_of(title: str, facts: Sequence[str], blocks: Sequence[Block], reports: Sequence[ReportData]) -> dict[str, Any]:
@@ -91,17 +93,21 @@ def numbers(data: ReportData) -> Iterator[dict[str, Any]]:
                 "items": estimate.n_items,
                 "seeds": estimate.n_seeds,
                 "note": estimate.note,
+                **{key: _known(getattr(estimate, key)) for key in ("detectable", "p_worse")},
             }
 
 
 def _effects(comparison: Comparison) -> Iterator[tuple[str, str, str, Effect]]:
-    """(method, kind, benchmark, effect); a mean's benchmark is called "mean"."""
+    """(method, kind, benchmark, effect); a mean's benchmark is called "mean", and "centred mean" where benchmarks are
+    centred on chance."""
     for name, method in comparison.methods.items():
         for kind in ("domain", "general"):
             own: dict[str, Effect] = getattr(method, kind)
             mean: Effect | None = getattr(method, f"{kind}_mean")
             for benchmark, effect in {**own, **({"mean": mean} if mean else {})}.items():
                 yield name, kind, benchmark, effect
+        if method.general_centred is not None:
+            yield name, "general", "centred mean", method.general_centred
 
 
 def _known(value: float) -> float | None:

@@ -1,7 +1,7 @@
 """Benchmarks whose written answers a model judges: the model that `evaluate.judge` names, asked through the store.
 
 All answers of a benchmark are judged at once when they are all written. What the judge does not plainly say is unknown:
-the item is left out of the metrics and counted under `ungraded`.
+the item is left out of the metrics and counted under `ungraded`, and a comparison is of the items graded on all sides.
 """
 
 from collections.abc import Callable, Mapping, Sequence

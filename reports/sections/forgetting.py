@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reports import plots, table
-from reports.blocks import Block, Column, Details, Figure, Heading, Mono, Span, Strong, Table, Text
+from reports.blocks import Block, Column, Details, Figure, Heading, Mono, Paragraph, Span, Strong, Table, Text
 from reports.data import ReportData
 from reports.sections.pareto import span
 from reports.terminal import in_order
@@ -107,14 +107,31 @@ def _certainty(methods: list[MethodResult]) -> list[Block]:
                 Mono(method.name),
                 table.half_width(effect.vs_base),
                 table.p_value(effect.vs_base.p),
+                table.points(effect.vs_base.detectable).lstrip("+") if effect.vs_base.p > 0.05 else "",
                 against,
                 "yes" if method.matches_best_domain else "not shown",
             ]
         )
     columns = [Column("Method"), Column("General change known to, points", "right"), Column("p of no change", "right")]
+    columns += [Column("Would find, points", "right")]
     columns += [Column("Domain against the best, points", "right"), Column("Matches the best", "right")]
-    note = "Matches the best: the interval excludes a domain mean lower than the best by the margin or more."
-    return [Table(columns, rows, note=note), Details("Exact tests of single trainings (McNemar)", [_mcnemar(methods)])]
+    note = (
+        "Would find: where no change was found, the smallest true one that would be, at 5% in four cases of five. "
+        "Matches the best: the interval excludes a domain mean lower than the best by the margin or more."
+    )
+    blocks: list[Block] = [Table(columns, rows, note=note), *_centred(methods)]
+    return [*blocks, Details("Exact tests of single trainings (McNemar)", [_mcnemar(methods)])]
+
+
+def _centred(methods: list[MethodResult]) -> list[Block]:
+    """The general change on the scale from guessing to perfect, where a benchmark can be guessed."""
+    known = [(method.name, method.general_centred.vs_base) for method in methods if method.general_centred]
+    if not known:
+        return []
+    text: list[Span] = ["The general change with every benchmark centred on chance (0 guessing, 100 perfect), points: "]
+    for number, (name, change) in enumerate(known):
+        text += ["; " if number else "", Mono(name), f" {table.points_interval(change)}"]
+    return [Paragraph([*text, "."])]
 
 
 def _mcnemar(methods: list[MethodResult]) -> Table:

@@ -73,7 +73,7 @@ def test_seeds_are_paired_and_only_those_that_both_have(store: Store) -> None:
     found = compare(first, second, FACTS)
     assert [(c.lost, c.gained) for c in found.lines[0].changes] == [(20, 0)] * 3 and not found.notes
     second.runs.pop(0)
-    found = compare(first, second, KINDS)
+    found = compare(first, second, FACTS)
     assert found.lines[0].runs == 2 and found.notes == ["compared on the seeds that both have: 0, 1"]
 
 
@@ -195,7 +195,9 @@ def test_a_mean_wants_every_benchmark_of_its_kind_scored_or_not(store: Store) ->
     found = compare(base(store), arm(store, "b"), {**KINDS, "ifeval": "general"})
     assert [line.name for line in found.lines] == ["facts"] and not found.means
     assert found.refused == dict.fromkeys(("clinic", "sums", "ifeval"), "neither base nor b has a score on it")
-    with pytest.raises(UserError, match=r"general_mean of base and b: sums, ifeval: neither base nor b has a score on it"):
+    with pytest.raises(
+        UserError, match=r"general_mean of base and b: sums, ifeval: neither base nor b has a score on it"
+    ):
         found.find("general_mean")
 
 
@@ -218,3 +220,22 @@ def test_what_a_null_could_have_found_is_at_the_level_that_decided(store: Store)
     assert 0.78 < (adjusted[:, 0] <= 0.05).mean() < 0.86
     mean = found.means["general_mean"]
     assert mean.detectable == pytest.approx(stats.detectable_by(mean.difference))
+
+
+def judged(store: Store, checkpoint: str, values: np.ndarray, ungraded: range) -> None:
+    kept = [place for place in range(200) if place not in ungraded]
+    put(store, checkpoint, "facts", np.isin(np.arange(200), ungraded).astype(float), metric="ungraded",
+        primary_metric="acc", target="")  # fmt: skip
+    put(store, checkpoint, "facts", values[kept], [ITEMS[place] for place in kept])
+
+
+def test_items_that_a_judge_did_not_grade_are_left_out_and_counted(store: Store) -> None:
+    judged(store, "base", right(0.8), range(1))
+    judged(store, "b0", right(0.6), range(190, 200))
+    (line,) = compare(base(store), arm(store, "b"), FACTS).lines
+    assert (line.n, line.first, line.second) == (189, 159 / 189, 119 / 189)
+    assert line.warnings == ("on 11 of 200 items the judge gave no grade in one run or another, which are left out",)
+    judged(store, "c0", right(0.6), range(179, 200))
+    assert compare(base(store), arm(store, "c"), FACTS).refused == {
+        "facts": "on 22 of 200 items the judge gave no grade in one run or another"
+    }

@@ -1,6 +1,7 @@
 """Comparisons on stores and arrays made for the purpose, against figures worked out by hand."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -396,3 +397,39 @@ def test_the_base_asked_another_task_since_is_another_point_of_a_matrix(tmp_path
         put(store, name, "facts", right(0.8)[0], {"task": task})
     found = load(store, base="base", methods={"a": ["a0"]}, domain=[], general=["facts"])
     assert float(found.found[0].values["a"].mean()) == 0.8 and found.notes == []
+
+
+def judged(store: Store, checkpoint: str, values: np.ndarray, ungraded: Sequence[int]) -> None:
+    """As a benchmark that a model grades leaves it: `ungraded` for every item, the score for those with a grade."""
+    kept = [place for place in range(200) if place not in ungraded]
+    missed = np.isin(np.arange(200), ungraded).astype(float)
+    put(store, checkpoint, "chats", missed, metric="ungraded")
+    put(store, checkpoint, "chats", values[kept], items=tuple(ITEMS[place] for place in kept))
+
+
+def test_items_that_a_judge_did_not_grade_are_left_out_on_all_sides(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    judged(store, "base", right(0.8)[0], [0])
+    judged(store, "a0", right(0.6)[0], [199, 198])
+    judged(store, "b0", right(0.5)[0], [])
+    found = load(store, base="base", methods={"a": ["a0"], "b": ["b0"]}, domain=[], general=["chats"])
+    (one,) = found.found
+    assert one.items == ITEMS[1:198]
+    means = {name: float(values.mean()) for name, values in one.values.items()}
+    assert means == {"base": 159 / 197, "a": 119 / 197, "b": 99 / 197}
+    assert found.notes == ["chats: 3 of 200 items left out: the judge gave no grade to one model or another"]
+
+
+def test_a_model_of_which_too_much_was_not_graded_is_left_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.duckdb")
+    judged(store, "base", right(0.8)[0], [0])
+    judged(store, "a0", right(0.6)[0], range(21))
+    judged(store, "b0", right(0.5)[0], range(20))
+    methods = {"a": ["a0"], "b": ["b0"]}
+    found = load(store, base="base", methods=methods, domain=[], general=["chats"])
+    assert list(found.found[0].values) == [BASE, "b"] and len(found.found[0].items) == 180
+    assert found.notes[0] == "a: chats left out: the judge gave no grade on 21 of 200 items"
+    judged(store, "poor", right(0.8)[0], range(30))
+    found = load(store, base="poor", methods=methods, domain=[], general=["chats"])
+    assert not found.found
+    assert found.notes == ["chats left out: of the base the judge gave no grade on 30 of 200 items"]

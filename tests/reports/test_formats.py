@@ -135,6 +135,8 @@ def test_csv_holds_what_is_shown_and_the_numbers_in_full(data: Any, built: dict[
     assert [float(each) for each in row[5:9]] == [
         general.vs_base.value, general.vs_base.low, general.vs_base.high, general.vs_base.p,
     ]  # fmt: skip
+    assert [float(each) for each in row[12:]] == [general.vs_base.detectable, general.vs_base.p_worse]
+    assert numbers["raft", "general", "mean", "score"][12:] == ["", ""]
     own = numbers["sft_raw", "general", "mean", "damage_recovered"]
     assert own[5] == "" and own[11] == "this is the baseline"
 

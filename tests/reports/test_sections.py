@@ -10,15 +10,29 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evals.forgetting import compare_panels
 from evals.paired import Estimate
+from evals.panels import Panels
 from refinery.records import digest
 from refinery.spec import EvaluateSpec
 from refinery.spec_models import Price, StageSpec
 from refinery.store import Store
+from reports import machine
 from reports.blocks import Explorer, Figure, Paragraph, Table, plain
 from reports.gather import gather
 from reports.gather_items import PER_BENCHMARK
-from reports.sections import cost, factorial, forecasts, items, pareto, provenance, recovery, sensitivity, stages
+from reports.sections import (
+    cost,
+    factorial,
+    forecasts,
+    forgetting,
+    items,
+    pareto,
+    provenance,
+    recovery,
+    sensitivity,
+    stages,
+)
 from reports.sections.summary import in_plane
 from tests.reports import conftest as toy_run
 
@@ -34,6 +48,31 @@ def first(blocks: Any, kind: type) -> Any:
 
 def cells(table: Table) -> dict[str, list[str]]:
     return {plain(row[0]): [plain(cell) for cell in row[1:]] for row in table.rows}
+
+
+# ---- how sure
+
+
+def test_a_null_has_what_would_have_been_found_and_the_mean_is_shown_centred(data: Any) -> None:
+    """Of a four-way choice a point is worth 4/3 of one between guessing and perfect."""
+    blocks = forgetting.render(data)
+    (certain,) = [b for b in blocks if isinstance(b, Table)]
+    shown = {name: row[2] for name, row in cells(certain).items()}
+    raft = data.comparison.methods["raft"].general_mean.vs_base
+    assert raft.p > 0.05 and shown == {"sft_raw": "", "sft_close": "", "raft": f"{100 * raft.detectable:.1f}"}
+    assert not any("centred" in plain(b.text) for b in blocks if isinstance(b, Paragraph))
+    panels = [replace(panel, chance=0.25) for panel in data.panels]
+    comparison = compare_panels(Panels(panels, []), baseline="sft_raw")
+    own = replace(data, comparison=comparison)
+    (line,) = [plain(b.text) for b in forgetting.render(own) if isinstance(b, Paragraph) and "centred" in plain(b.text)]
+    general = [panel.values for panel in panels if panel.kind == "general"]
+    for name in comparison.methods:
+        change = np.mean([(values[name].mean() - values["base"].mean()) / 0.75 for values in general])
+        said = re.search(rf"{name} ([−+]?[0-9.]+)", line)
+        assert said is not None and float(said[1].replace("−", "-")) == pytest.approx(100 * change, abs=0.06)
+    centred = {n["method"]: n["value"] for n in machine.numbers(own) if n["benchmark"] == "centred mean"
+               and n["quantity"] == "vs_base"}  # fmt: skip
+    assert centred["raft"] == pytest.approx(np.mean([(v["raft"].mean() - v["base"].mean()) / 0.75 for v in general]))
 
 
 # ---- gain against loss

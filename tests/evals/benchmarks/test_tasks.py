@@ -205,6 +205,8 @@ def test_what_a_judge_does_not_say_is_unknown(data: Path, store: Store, oracle: 
     assert (by_metric["strict"].value, by_metric["strict"].n) == (1.0, 1)
     assert (by_metric["ungraded"].value, by_metric["ungraded"].n) == (0.5, 2)
     assert not by_metric["ungraded"].higher_is_better
+    kept = {metric: [s.value for s in store.samples() if s.metric == metric] for metric in ("strict", "ungraded")}
+    assert (kept["strict"], sorted(kept["ungraded"])) == ([1.0], [0.0, 1.0]), "what tells no grade from no question"
 
 
 def test_another_judge_is_another_fingerprint(data: Path, store: Store, oracle: Any) -> None:
