@@ -27,4 +27,5 @@ def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     if not rows:
         raise needs_data(name, DATA, "data/openfunction/openfunction_test.json of sail-sg/sdft")
     items = [item([{"role": "user", "content": row["instruction"]}], row["output"]) for row in rows["test"]]
-    return written(name, items, score, ("acc", "acc_similar", "functions"), settings, parses=parses)
+    rules = {"version": 2}  # of how calls are read
+    return written(name, items, score, ("acc", "acc_similar", "functions"), settings, parses=parses, metadata=rules)

@@ -27,7 +27,8 @@ def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     if not rows:
         raise needs_data(name, DATA, "chemistry/test.json of lasgroup/SDPO, datasets/sciknoweval")
     items = [item(messages(row), row["answer"]) for row in rows["test"]]
-    return written(name, items, score, ("acc", "acc_any_form", "in_form"), settings, parses=parses)
+    rules = {"version": 2}  # of how the letter is read
+    return written(name, items, score, ("acc", "acc_any_form", "in_form"), settings, parses=parses, metadata=rules)
 
 
 def messages(row: Mapping[str, Any]) -> list[dict[str, str]]:

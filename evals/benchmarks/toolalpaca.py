@@ -38,7 +38,9 @@ def task(name: str, *, settings: EvaluateSpec, **_: Any) -> Task:
     rows = splits(settings, DATA, {"test": f"*{kind}*"})
     if not rows:
         raise needs_data(name, DATA, f"data/eval_{kind}.json of tangqiaoyu/ToolAlpaca")
-    return written(name, list(items(rows["test"])), score, ("acc", "acc_similar", "functions"), settings, parses=parses)
+    found = list(items(rows["test"]))
+    rules = {"version": 2}  # of how calls are read
+    return written(name, found, score, ("acc", "acc_similar", "functions"), settings, parses=parses, metadata=rules)
 
 
 def items(apis: Rows) -> Iterator[dict[str, Any]]:

@@ -12,12 +12,19 @@ import functools
 import json
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterator
 from fractions import Fraction
 from typing import Any
 
+UNREAD = "#unread"
+"""The name of a call that could not be read, beside others that could: it equals no call of a function."""
+
 Call = tuple[str, tuple[tuple[str, Hashable], ...]]
 """(name, (argument, value) pairs sorted by argument). A positional argument is called "#0", "#1", ..."""
+
+Found = tuple[tuple[int, int], Call]
+"""A call and where it stands."""
 
 NAMES = ("name", "function", "tool", "tool_name", "Action", "action")
 ARGUMENTS = ("arguments", "parameters", "args", "input", "Action_Input", "Action Input", "action_input")
@@ -25,6 +32,9 @@ STARTS, SPAN = 500, 4000
 """Places in running prose where a Python call is tried, and characters that one may have."""
 
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\n(.*?)```", re.DOTALL)
+_TAGGED = re.compile(r"<tool_call>((?:(?!</?tool_call>).)*)(</tool_call>)?", re.DOTALL)
+_ACTION_LINE = re.compile(r"^[^\w\n]*(?:ASSISTANT\s+)?Action[ \t]*:[^\w\n]*\w[^\n]*", re.MULTILINE | re.IGNORECASE)
+_CALL_LIKE = re.compile(r"[({]")
 _ACTION = re.compile(
     r"^[^\w\n]*(?:ASSISTANT\s+)?Action[ \t]*:(?P<name>[^\n]+)\n\s*(?:ASSISTANT\s+)?Action[ _]Input\s*:[ \t]*",
     re.MULTILINE | re.IGNORECASE,
@@ -41,19 +51,35 @@ def read(text: str) -> tuple[Call, ...] | None:
     Arguments may come in any order, a repeated one keeps all its values, 1 equals 1.0 but not "1" or true, a list
     equals a tuple. A value that is no literal (a variable, <placeholder>, a sum) is compared as code, an Action Input
     that is no JSON as text. In running prose a call counts where it has named arguments, literal ones or none, and the
-    same call written twice counts once. A positional argument is not matched with a named one.
+    same call written twice counts once. A positional argument is not matched with a named one. Beside calls that were
+    read, one that was begun and cannot be read is a call too, of no function (`UNREAD`).
     """
     if whole := _whole(text):
         return tuple(whole)
-    tagged = [part.partition("</tool_call>")[0] for part in text.split("<tool_call>")[1:]]
-    for blocks in (tagged, _FENCED.findall(text)):
-        found = [calls for block in blocks if (calls := _whole(block))]
-        if found:
-            return tuple(call for calls in found for call in calls)
-    for mined in (_actions, _embedded, _in_prose):
-        if some := list(mined(text)):
-            return tuple(dict.fromkeys(some)) if mined is _in_prose else tuple(some)
+    for pattern in (_TAGGED, _FENCED):
+        blocks = [(match.span(), calls) for match in pattern.finditer(text) if (calls := _whole(match[1]))]
+        if blocks:
+            found = tuple(call for _, calls in blocks for call in calls)
+            return found + _unread(text, [span for span, _ in blocks])
+    for mined, written in ((_actions, text), (_embedded, text), (_in_prose, _PLACEHOLDER.sub(r'\1"\2"', text))):
+        if some := list(mined(written)):
+            found = tuple(call for _, call in some)
+            found = tuple(dict.fromkeys(found)) if mined is _in_prose else found
+            return found + _unread(written, [span for span, _ in some])
     return None
+
+
+def _unread(text: str, spans: list[tuple[int, int]]) -> tuple[Call, ...]:
+    """Blocks in call tags and lines `Action: ...` apart from the `spans` that were read, each as a call of its own. A
+    tag that is opened and never closed counts where something like a call follows: prose may name the tag."""
+    blocks = [each for each in _TAGGED.finditer(text) if each[1].strip() and (each[2] or _CALL_LIKE.search(each[1]))]
+    ends = [end for _, end in spans]
+    left = []
+    for match in (*blocks, *_ACTION_LINE.finditer(text)):
+        first = bisect_right(ends, match.start())  # the first span that ends behind its start
+        if first == len(spans) or spans[first][0] >= match.end():
+            left.append((UNREAD, (("#raw", " ".join(match[0].split())),)))
+    return tuple(left)
 
 
 def _whole(text: str) -> list[Call] | None:
@@ -147,7 +173,7 @@ def _scalar(value: Any) -> Hashable:
         return ("code", repr(value))
 
 
-def _embedded(text: str) -> Iterator[Call]:
+def _embedded(text: str) -> Iterator[Found]:
     """JSON calls that stand in prose."""
     decoder, at = json.JSONDecoder(object_pairs_hook=_Pairs), 0
     for _ in range(STARTS):
@@ -156,7 +182,7 @@ def _embedded(text: str) -> Iterator[Call]:
             return
         try:
             value, at = decoder.raw_decode(text, start)
-            yield from _from_json(value) or ()
+            yield from (((start, at), call) for call in _from_json(value) or ())
         except (ValueError, RecursionError):
             at = start + 1
 
@@ -164,16 +190,17 @@ def _embedded(text: str) -> Iterator[Call]:
 # --- Action: ... Action Input: ...
 
 
-def _actions(text: str) -> Iterator[Call]:
+def _actions(text: str) -> Iterator[Found]:
     decoder = json.JSONDecoder(object_pairs_hook=_Pairs)
     for match in _ACTION.finditer(text):
         try:
-            arguments = decoder.raw_decode(text, match.end())[0]
+            arguments, at = decoder.raw_decode(text, match.end())
         except (ValueError, RecursionError):
-            arguments = None
+            arguments, at = None, match.end()
         rest = text[match.end() :]
         end = _NEXT_TURN.search(rest)
-        yield (match["name"].strip("`'\" "), _named(arguments, rest[: end.start()] if end else rest))
+        call = (match["name"].strip("`'\" "), _named(arguments, rest[: end.start()] if end else rest))
+        yield (match.start(), at), call
 
 
 # --- Python
@@ -221,8 +248,8 @@ def _value(node: Any) -> Hashable:
     return ("code", _guarded(lambda: ast.unparse(node)) or "?")
 
 
-def _in_prose(text: str) -> Iterator[Call]:
-    text, at = _PLACEHOLDER.sub(r'\1"\2"', text), 0
+def _in_prose(text: str) -> Iterator[Found]:
+    at = 0
     for _ in range(STARTS):
         match = _CALL.search(text, at)
         if match is None:
@@ -234,7 +261,7 @@ def _in_prose(text: str) -> Iterator[Call]:
         node = tree.body if tree is not None else None
         if isinstance(node, ast.Call) and _is_certain(node) and (call := _call(node)):
             at = end
-            yield call
+            yield (match.start(), end), call
 
 
 def _is_certain(node: ast.Call) -> bool:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from evals.scorers import tools
 from refinery.checks import agrees, calls
 
 SAME = [
@@ -25,6 +26,11 @@ SAME = [
     ("f(p=g(1, x=2))", "f(p=g(1, x=2.0))"),
     ("f('a) b', \"it's\")", "f('a) b', \"it's\")"),
     ("Thought: x\nAction: f\nAction Input: {\"a\": 1}\nObservation: {\"b\": 2}", "f(a=1)"),
+    ("Action: f(a=1)\nThat is all.", "f(a=1)"),
+    ('Action:\n```json\n{"name": "f", "arguments": {"a": 1}}\n```', "f(a=1)"),
+    ("Action: f\nAction Input: {\n\"a\": 1\n}\nObservation: done", "f(a=1)"),
+    ('I use <tool_call> as asked.\n<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>\n<tool_call>', "f(a=1)"),
+    ('<tool_call>It is {"name": "f", "arguments": {"a": 1}}</tool_call>', "f(a=1)"),
     ("Action: f\nAction Input: {a: ${b}}\nAction: g\nAction Input: {}", json.dumps(
         [{"Action": "f", "Action_Input": "{a:  ${b}}"}, {"Action": "g", "Action_Input": "{}"}])),
 ]  # fmt: skip
@@ -48,6 +54,27 @@ DIFFERENT = [
     ("f(a=x)", "f(a='x')"),
     ("f(a=1+1)", "f(a=2)"),
 ]
+
+ONE = '{"name": "f", "arguments": {"a": 1}}'
+BESIDE = [
+    f"<tool_call>{ONE}</tool_call><tool_call>{{'name': 'delete_all', 'arguments': {{'x':}}</tool_call>",
+    f'<tool_call>{ONE}</tool_call>\n<tool_call>{{"name": "delete_all", "argum',
+    f"<tool_call>delete_all</tool_call><tool_call>{ONE}</tool_call>",
+    f'```json\n{ONE}\n```\n<tool_call>{{"name": "delete_all"}}</tool_call>',
+    f'```json\n{ONE}\n```\nAnd then\nAction: delete_all\nAction Input: {{"x": 1}}',
+    f"<tool_call>{ONE}</tool_call>\n**Action: delete_all**",
+    'Action: f\nAction Input: {"a": 1}\nAction: delete_all',
+    'Action: delete_all\nAction: f\nAction Input: {"a": 1}',
+    f"It is {ONE}.\nAction: delete_all(x=1)",
+    "I call f(a=1) here.\nASSISTANT Action: delete_all",
+]
+
+
+@pytest.mark.parametrize("text", BESIDE)
+def test_a_call_that_cannot_be_read_makes_others_unequal(text):
+    assert calls.read(text)[0] == calls.read("f(a=1)")[0]
+    assert not any(rule(text, "f(a=1)") for rule in (tools.same, tools.similar, tools.named))
+    assert tools.same(text, text)
 
 
 @pytest.mark.parametrize(("text", "same"), SAME)
@@ -94,6 +121,7 @@ def test_no_call(text):
         "Action:" + " " * 60_000,
         "```\n" * 20_000,
         "`" * 50_000,
+        "<tool_call>{" * 30_000,
     ],
 )
 def test_hostile_texts_end(text):
@@ -106,3 +134,13 @@ def test_nothing_is_evaluated(tmp_path):
     target = tmp_path / "made"
     assert calls.read(f"f(a=open({str(target)!r}, 'w'))") is not None
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<tool_call>{" * 30_000, "Action: g\n" * 20_000, "-" * 50_000, "ASSISTANT" + "\n" * 50_000, "f(a=1)\n" * 9_000],
+)
+def test_hostile_texts_beside_a_call_end(text):
+    begun = time.monotonic()
+    assert calls.read('Action: f\nAction Input: {"a": 1}\n' + text)
+    assert time.monotonic() - begun < 10
