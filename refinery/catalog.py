@@ -26,6 +26,17 @@ def module(package: str, name: str) -> ModuleType:
     return importlib.import_module(f"{package}.{name}")
 
 
+def version(op: str, params: object) -> int:
+    """Of an operation's results: its VERSION, and that of how the check in its parameters reads an answer."""
+    own: int = module(OPS, op).VERSION
+    check = getattr(params, "kind" if op == "check_answer" else "check", None)
+    if not isinstance(check, str):
+        return own
+    from refinery.checks import READINGS
+
+    return own + READINGS.get(check, 1) - 1
+
+
 def wrong_reads(module: ModuleType, op: str, given: int) -> str | None:
     """What is wrong with the number of steps that an op reads, or None."""
     low, high = getattr(module, "READS", (1, 1))

@@ -165,7 +165,7 @@ def _unwritten(name: str, sides: _Sides) -> list[str]:
     step, row = sides.new.graph[name], sides.stored.get(name)
     found = []
     if row is not None:
-        version = catalog.module(catalog.OPS, step.op).VERSION
+        version = catalog.version(step.op, step.params)
         found += [f"{step.op} version {row['version']} -> {version}"] if row["version"] != version else []
         for _, model in marked(step.params, "model"):
             identity = model_identity(sides.new, model, models.identity, sides.new_prints)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from refinery import catalog
 from refinery.spec import Spec
 from refinery.spec_types import added_later, marked
 from refinery.steps import Step, lost, recorded, tally
@@ -49,8 +50,8 @@ def _differing(step: Step, last: Row, store: Store) -> list[str]:
     if last["op"] != step.op:
         why.append(f"op: {last['op']} -> {step.op}")
     else:
-        if last["version"] != step.module.VERSION:
-            why.append(f"{step.op} version {last['version']} -> {step.module.VERSION}")
+        if last["version"] != (version := catalog.version(step.op, step.params)):
+            why.append(f"{step.op} version {last['version']} -> {version}")
         unknown_then = added_later(step.params) - set(last["params"])
         new = {key: value for key, value in recorded(step).items() if key not in unknown_then}
         why += changed_keys(last["params"], new)

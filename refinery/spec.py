@@ -238,7 +238,7 @@ def fingerprints(spec: Spec, identity: Callable[[ModelSpec], str], sources: str 
         found[name] = digest(
             {
                 "op": step.op,
-                "version": catalog.module(catalog.OPS, step.op).VERSION,
+                "version": catalog.version(step.op, step.params),
                 "params": params,
                 "seed": spec.seed,
                 "upstream": [found[upstream] for upstream in step.upstream],

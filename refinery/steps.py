@@ -227,7 +227,7 @@ def forget_downstream(store: Store, fingerprint: str, example_ids: Iterable[str]
 
 def start(store: Store, step: Step, run_id: str) -> None:
     """Mark the step as running; what it has stays."""
-    version, params = step.module.VERSION, recorded(step)
+    version, params = catalog.version(step.op, step.params), recorded(step)
     store.start_step(step.fingerprint, run_id, step.name, step.op, version, params, step.reads, step.models)
 
 

@@ -35,7 +35,7 @@ Kind = Literal[
 """The rules that need nothing but the two texts."""
 KINDS: tuple[str, ...] = get_args(Kind)
 
-READINGS = {"number": 2, "numbers": 2}
+READINGS = {"number": 2, "numbers": 2, "choice": 2, "boxed": 2, "math": 2, "tool_call": 2}
 """The version of how a rule reads, 1 where it is not named: scores by two versions are not to be compared."""
 
 WITH_OPTIONS = ("regex", "json_schema")

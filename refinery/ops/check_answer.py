@@ -16,7 +16,7 @@ from refinery.rowops import Fallback, RowParams, give_up, settle, unable
 from refinery.spec_types import Later, ModelName, Template
 from refinery.templates import render
 
-VERSION = 3
+VERSION = 2
 VARIABLES: tuple[str, ...] = ("candidate", "reference")
 """In `prompt`: the text to judge, and what it must agree with."""
 

@@ -29,7 +29,7 @@ from refinery.rowops import (
 )
 from refinery.spec_types import Template
 
-VERSION = 2
+VERSION = 1
 VARIABLES: tuple[str, ...] = ()
 
 SHOWN = """\

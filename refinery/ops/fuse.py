@@ -32,7 +32,7 @@ from refinery.rowops import WriterParams, answer_key, conversation, settle, unab
 from refinery.spec_types import EncoderName, Later, ModelName, Template
 from refinery.templates import render
 
-VERSION = 2
+VERSION = 1
 VARIABLES = ("rewrite", "candidate", "candidates", "reasoning", "final")
 """`rewrite` is the response that is to be fused; `candidate`, in a judge's prompt, the text to judge; `reasoning` and
 `final`, in the `text` of rule concatenate, its two parts."""

@@ -43,7 +43,7 @@ from refinery.rowops import (
 )
 from refinery.spec_types import Template
 
-VERSION = 2
+VERSION = 1
 VARIABLES = ("candidate",)
 """In the judge's prompt: the text to judge."""
 

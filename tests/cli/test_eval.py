@@ -186,7 +186,7 @@ def test_the_last_settings_are_those_that_report_and_compare_show(weights, tmp_p
     command = ("eval", f"mine={weights}/full0", "--base", "lab", "--general", "lab_facts", "--out", str(tmp_path))
     command += ("--set", "evaluate.movement=0", "--set", "evaluate.max_tokens=16")
     for limit in (6, 9, 6):
-        done = call(*command, "--limit", str(limit))
+        done = call(*command, "--limit", str(limit), "--force")
         assert done.code == 0, done.err
         told = call("compare", str(tmp_path / "eval.yaml"), "--json").json
         assert [line["n"] for line in told["comparisons"][0]["benchmarks"]] == [limit]

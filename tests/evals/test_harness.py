@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from evals import fingerprints, harness, subjects, tasks
-from refinery.checks import READINGS
 from refinery.errors import UserError
 from refinery.lab import BASE, items
 from refinery.records import Example, Score
@@ -256,8 +255,9 @@ def test_other_rows_or_another_rule_are_another_fingerprint(store: Store, oracle
 
 
 def test_a_rule_that_reads_otherwise_than_it_did_is_told_in_the_fingerprint(store: Store, oracle: Any) -> None:
-    found = {rule: run(store, "heldout", heldout=[row(1)], select=SelectSpec(check=rule))[0] for rule in READINGS}
-    assert {rule: score.settings["task_version"] for rule, score in found.items()} == {"number": "2", "numbers": "2"}
+    for rule in ("number", "numbers"):
+        score = run(store, "heldout", heldout=[row(1)], select=SelectSpec(check=rule))[0]
+        assert score.settings["task_version"] == "2"
     assert run(store, "heldout", heldout=[row(1)], select=SelectSpec())[0].settings["task_version"] == "1"
 
 

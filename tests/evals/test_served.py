@@ -219,7 +219,8 @@ def test_a_served_base_and_a_served_model_are_compared(tmp_path: Path) -> None:
 def test_a_base_in_this_process_is_not_compared_with_a_served_model(tmp_path: Path) -> None:
     with serve() as server:
         path = written(tmp_path, server.url, ("backend: before, ", ""))
-        assert call("run", str(path)).code == 0
+        done = call("run", str(path))
+        assert done.code == 2 and "nothing could be compared" in done.err
     report = (tmp_path / "report.md").read_text("utf-8")
     assert "backend 'openai' instead of 'hf'" in report
 

@@ -4,6 +4,8 @@ The first four were computed before rewrite and fuse had presets and rules. If a
 meant, raise the op's VERSION and pin the new digests.
 """
 
+from types import SimpleNamespace
+
 import pytest
 
 from refinery import catalog
@@ -32,7 +34,7 @@ JUDGED = {"rounds": 5, "judges": ["likelihood", {"model": "judge"}], "judge_mode
         ("rewrite", {}, "a78976e9dfbc5b11ccdfc895cb529163"),
         ("rewrite", WRITTEN, "b2669d307aa6f4a2dfbcfe4e123d954a"),
         ("fuse", {}, "6136c4a9a39e1eb4d894b314c2bbe8d1"),
-        ("fuse", JUDGED, "4ac4f31f88f5c8acfd236c375c0d3119"),
+        ("fuse", JUDGED, "6135d922b82ec6e0c470df7b1419e9a5"),
     ],
 )
 def test_steps_from_before_presets_and_rules_stand(op, params, pinned):
@@ -69,3 +71,12 @@ def test_a_preset_is_what_it_fills_in():
     """The name alone would hide a change of wording."""
     assert fingerprint("rewrite", preset="agent") != fingerprint("rewrite", preset="agent", temperature=0.7)
     assert fingerprint("rewrite", preset="agent", prompt="{{ question }}") != fingerprint("rewrite", preset="agent")
+
+
+def test_a_step_counts_how_its_check_reads_as_part_of_its_version():
+    """Where a rule reads otherwise than it did, its steps run again, and no others."""
+    for op, key in (("fuse", "check"), ("check_answer", "kind")):
+        own = catalog.module(catalog.OPS, op).VERSION
+        found = {rule: catalog.version(op, SimpleNamespace(**{key: rule})) - own for rule in ("last_word", "number")}
+        assert found == {"last_word": 0, "number": 1}
+    assert catalog.version("mix", SimpleNamespace(kind="number")) == 1
