@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from refinery.errors import UserError
-from refinery.models.weights import folder, resolve
+from refinery.models.weights import folder, resolve, settings_in
 from refinery.probing import Longest
 from refinery.spec import ModelSpec, Spec
 from refinery.spec_types import marked
@@ -160,21 +160,13 @@ def _local(what: str, model: ModelSpec, longest: Longest | None) -> Iterator[Fin
         yield Finding("fail", what, f"{model.model} has no chat template", cure)
     else:
         yield Finding("ok", what, "its chat template is there")
-    limit = model.max_context or _json(place / "config.json").get("max_position_embeddings")
+    limit = model.max_context or settings_in(place / "config.json").get("max_position_embeddings")
     yield from _context(what, limit, longest, "set max_context", place)
 
 
 def _has_template(place: Path) -> bool:
     written = (place / "chat_template.jinja").exists() or (place / "chat_template.json").exists()
-    return written or bool(_json(place / "tokenizer_config.json").get("chat_template"))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return written or bool(settings_in(place / "tokenizer_config.json").get("chat_template"))
 
 
 def _context(

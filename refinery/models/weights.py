@@ -154,3 +154,12 @@ def _remember(memory: dict[str, Any]) -> None:
         fresh.replace(path)
     except OSError:
         pass
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """What a JSON file of a folder of weights holds; nothing where it cannot be read or is no mapping."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refinery.errors import UserError
-from refinery.models.weights import folder, weights_digest
+from refinery.models.weights import folder, settings_in, weights_digest
 
 TOKENIZERS = ("tokenizer*", "vocab.*", "spiece.model", "sentencepiece*", "*.tiktoken", "tokenization_*.py")
 """Files of which a folder with a tokenizer has one."""
@@ -31,7 +31,7 @@ def broken(place: Path, base: Path | None = None, called: str = "the base") -> s
     if (place / "adapter_config.json").is_file():
         return _adapter(place, base, called)
     for index in place.glob("*.safetensors.index.json"):
-        if missing := sorted(set(_json(index).get("weight_map", {}).values()) - {file.name for file in files}):
+        if missing := sorted(set(settings_in(index).get("weight_map", {}).values()) - {file.name for file in files}):
             return f"{missing[0]} is missing, which {index.name} names"
     if not (place / "config.json").is_file():
         return "there is no config.json in this folder"
@@ -55,7 +55,7 @@ def damage(file: Path) -> str | None:
 
 def trained_on(place: Path) -> str:
     """The base that an adapter's folder names; "" for full weights."""
-    return str(_json(place / "adapter_config.json").get("base_model_name_or_path") or "")
+    return str(settings_in(place / "adapter_config.json").get("base_model_name_or_path") or "")
 
 
 def other_base(place: Path, model: str, revision: str | None = None) -> str:
@@ -79,7 +79,7 @@ def named_base(name: str, named: str, base: str) -> str:
 
 def _adapter(place: Path, base: Path | None, called: str) -> str | None:
     """An adapter's matrices against the weights of the base: A reads as many numbers as they do, B writes as many."""
-    if base is None or "quantization_config" in _json(base / "config.json"):
+    if base is None or "quantization_config" in settings_in(base / "config.json"):
         return None
     below = {name: shape for file in sorted(base.glob("*.safetensors")) for name, shape in _shapes(file).items()}
     for name, reads, writes in _pairs(place):
@@ -133,11 +133,3 @@ def _digest(place: Path) -> str:
         return weights_digest(place)
     except UserError:
         return ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
