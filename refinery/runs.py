@@ -83,16 +83,26 @@ def holder(store: Store) -> Row | None:
     return None
 
 
+RUNS = Path("runs")
+"""Where specs have their stores unless they say otherwise: a run may go by its folder's name there."""
+
+
 def stores(folder: Path) -> list[Path]:
     """The stores in `folder` and the folders in it."""
     return sorted([*folder.glob("*.duckdb"), *folder.glob("*/*.duckdb")])
 
 
+def only_store(folder: Path, called: str = "") -> Path | None:
+    """The one store of a run's folder, None where there is none. UserError, under what it was `called`, of several."""
+    found = stores(folder)
+    if len(found) > 1:
+        raise UserError(f"{called or folder}: holds {len(found)} stores, name one: {', '.join(map(str, found[:4]))}")
+    return found[0] if found else None
+
+
 def store_in(folder: Path) -> Path:
     """The one store of a run's folder. UserError where there is none or several."""
-    found = stores(folder)
-    if not found:
+    found = only_store(folder)
+    if found is None:
         raise UserError(f"{folder}: holds no store of a run; name the spec, or a folder with refinery.duckdb in it")
-    if len(found) > 1:
-        raise UserError(f"{folder}: holds {len(found)} stores, name one: {', '.join(map(str, found[:4]))}")
-    return found[0]
+    return found

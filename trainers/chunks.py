@@ -104,8 +104,9 @@ class _Gradients:
     def _few(self, gradient: Sparse) -> bool:
         """Whether K rows of the head for each row are less than all of them at once. A GPU adds them in any order, and
         has the dense product for nothing."""
-        size = gradient.values.shape[1] * (self.weight.shape[1] if self.weight is not None else 1)
-        return size <= (len(self.weight) if self.weight is not None else size) and not gradient.values.is_cuda
+        if gradient.values.is_cuda:
+            return False
+        return self.weight is None or gradient.values.shape[1] * self.weight.shape[1] <= len(self.weight)
 
     def _add_few(self, head: Head, states: Tensor, rows: slice, gradient: Sparse) -> None:
         if self.hidden is not None:

@@ -8,15 +8,14 @@ from typing import Any
 from evals.comparing import Arm, Run
 from refinery import catalog, yamlpos
 from refinery.cli.printing import opened
-from refinery.cli.run import OVERRIDE
+from refinery.cli.run import overrides_in
 from refinery.errors import UserError, did_you_mean
-from refinery.runs import stores
+from refinery.runs import RUNS, only_store
 from refinery.spec import Spec
 from refinery.store import Row, Store
 
 BASE = "base"
 ROLES = ("base", "final", "stage", "imported")
-RUNS = Path("runs")
 
 
 @dataclass
@@ -86,8 +85,7 @@ class Place:
 def _evaluated(text: str) -> dict[str, Any]:
     """What stands under `evaluate` in the text of a run, which has its overrides as comments."""
     document = yamlpos.parse(text, "")
-    overrides = [line.removeprefix(OVERRIDE) for line in text.splitlines() if line.startswith(OVERRIDE)]
-    yamlpos.override(document, overrides)
+    yamlpos.override(document, overrides_in(text))
     found = document.data.get("evaluate") if isinstance(document.data, dict) else None
     return found if isinstance(found, dict) else {}
 
@@ -108,12 +106,10 @@ def place(word: str, overrides: Sequence[str] = ()) -> Place | None:
     path = Path(word)
     if path.is_dir() or not path.exists():
         folder = path if path.is_dir() else RUNS / word
-        found = stores(folder) if folder.is_dir() else []
-        if len(found) > 1:
-            raise UserError(f"{word}: holds {len(found)} stores, name one: {', '.join(map(str, found[:4]))}")
-        if not found:
+        found = only_store(folder, word) if folder.is_dir() else None
+        if found is None:
             return None
-        path = found[0]
+        path = found
     store, spec = opened(path, () if path.suffix == ".duckdb" else overrides)
     return Place(word, store, spec)
 

@@ -81,6 +81,11 @@ def spec_text(path: Path, overrides: Sequence[str]) -> str:
     return "\n".join([path.read_text("utf-8").rstrip("\n"), *lines, ""])
 
 
+def overrides_in(text: str) -> list[str]:
+    """Those that a run's spec stands with in the store."""
+    return [line.removeprefix(OVERRIDE) for line in text.splitlines() if line.startswith(OVERRIDE)]
+
+
 def versions() -> dict[str, str]:
     """Installed versions of what shapes results, for provenance."""
     found = {}

@@ -5,15 +5,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from refinery.cli.run import OVERRIDE
+from refinery.cli.run import overrides_in
 from refinery.errors import UserError
 from refinery.problems import SpecErrors
 from refinery.rows import Row
-from refinery.runs import store_in
+from refinery.runs import RUNS, store_in
 from refinery.spec import Spec, load_spec
 from refinery.store import Store
 
-RUNS = Path("runs")
 WRITTEN = "eval.yaml"
 """What `refinery eval` calls its spec."""
 
@@ -37,12 +36,10 @@ def spec_of(path: Path, overrides: Sequence[str] = ()) -> Spec:
 
 def stored_spec(run: Row, overrides: Sequence[str] = ()) -> Spec:
     """The spec of a row of the table `runs`, with what it was run with and these `overrides`."""
-    lines = run["spec"].splitlines()
-    own = [line.removeprefix(OVERRIDE) for line in lines if line.startswith(OVERRIDE)]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / f"{run['name']}.yaml"
         copy.write_text(run["spec"], "utf-8")
         try:
-            return load_spec(copy, [*own, *overrides], files=False)
+            return load_spec(copy, [*overrides_in(run["spec"]), *overrides], files=False)
         except SpecErrors as error:
             raise UserError(f"the spec of the last run cannot be read any more: {error.problems[0].message}") from error
