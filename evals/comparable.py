@@ -95,6 +95,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"
 
 
+def alike(scores: Sequence[Score], like: Score) -> Score:
+    """The score measured as `like` was, or the newest."""
+    return next((score for score in scores if score.fingerprint == like.fingerprint), scores[-1])
+
+
 def grouped(reasons: Iterable[tuple[str, str]]) -> list[str]:
     """Benchmarks and why they are not compared, in words: each reason once, after all that it holds for."""
     alike: dict[str, dict[str, None]] = {}

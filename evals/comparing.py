@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evals import stats
-from evals.comparable import Verdict, counting, grouped, judge
+from evals.comparable import Verdict, alike, counting, grouped, judge
 from evals.movement import PREFIX
 from evals.panels import MOST_UNGRADED, UNGRADED, clusters
 from evals.stats import Block, Changes, Mean
@@ -225,7 +225,7 @@ def _paired(
     rows: dict[Run, dict[str, float]] = {}
     said = [older] if older else []
     for run in runs:
-        score = next((s for s in found[run][name] if s.fingerprint == like.fingerprint), found[run][name][-1])
+        score = alike(found[run][name], like)
         items = reference if run is shared[0][0] else _items(run, score)
         called = first.name if any(run is pair[0] for pair in shared) else second.name
         if not (items and reference):

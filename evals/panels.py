@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from evals.comparable import counting, judge
+from evals.comparable import alike, counting, judge
 from refinery.records import Score
 from refinery.store import Store
 
@@ -100,7 +100,7 @@ def _panel(
         notes.append(f"{benchmark} left out: {why}")
         return None
     notes += [f"{benchmark}: {said}"] if said else []
-    measured = {checkpoint: _alike(each, like) for checkpoint, each in scores.items()}
+    measured = {checkpoint: alike(each, like) for checkpoint, each in scores.items()}
     values, items = _values(store, measured), _items(store, like)
     arrays = {}
     for arm, checkpoints in arms.items():
@@ -112,11 +112,6 @@ def _panel(
     items = _graded(benchmark, arrays, items, notes)
     chance = like.settings.get("chance")
     return Panel(benchmark, kind, items, arrays, chance=chance, like=like) if BASE in arrays else None
-
-
-def _alike(scores: Sequence[Score], like: Score) -> Score:
-    """The score measured as `like` was, or the newest."""
-    return next((score for score in scores if score.fingerprint == like.fingerprint), scores[-1])
 
 
 def _graded(benchmark: str, arrays: dict[str, np.ndarray], items: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evals.comparable import counting, judge
+from evals.comparable import alike, counting, judge
 from evals.stats import Continual, continual
 from refinery.records import Score
 from refinery.spec import Spec
@@ -111,7 +111,7 @@ def _scores(
                 own = known[row["fingerprint"]].get(column, [])
                 if not own or like is None:
                     continue
-                score = next((each for each in own if each.fingerprint == like.fingerprint), own[-1])
+                score = alike(own, like)
                 if differing := judge(score, like).words:
                     notes.append(f"{row['name']} seed {row['seed']}: {column} left out ({differing})")
                 else:
